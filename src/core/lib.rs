@@ -1,1 +1,44 @@
-//! core
+//! The rules of maos, without a server.
+//!
+//! This crate does no I/O, reads no clock, draws no randomness and holds no global: time, identity
+//! and limits are arguments. That is what makes a rule testable in milliseconds, replayable on a
+//! replica, and usable as the oracle for a live server.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`wire`] | the command language: one table, requests, replies, the reference |
+//! | [`refusal`] | the closed list of reasons to say no |
+//! | [`config`] | the table of settings and the limits made from it |
+//! | [`ids`] | stamps and writers |
+//! | [`clock`] | the hybrid clock that makes stamps |
+//! | [`record`] | what lives at a key: the current version and its history |
+//! | [`state`] | the decisions of the state commands |
+//! | [`change`] | what was decided, and how it is applied |
+//! | [`json`] | bounded checks of JSON and the difference of two documents |
+//! | [`codec`] | the only bytes that outlive the process |
+//! | [`model`] | the whole store in memory: the oracle |
+//!
+//! A client needs [`wire`], [`refusal`] and [`ids`] only; the rest is behind the feature `engine`.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "engine")]
+pub mod change;
+#[cfg(feature = "engine")]
+pub mod clock;
+#[cfg(feature = "engine")]
+pub mod codec;
+pub mod config;
+pub mod ids;
+#[cfg(feature = "engine")]
+pub mod json;
+#[cfg(feature = "engine")]
+pub mod model;
+#[cfg(feature = "engine")]
+pub mod record;
+pub mod refusal;
+#[cfg(feature = "engine")]
+pub mod state;
+pub mod wire;
+
+pub use ids::{Interner, Stamp, Who};
+pub use refusal::{Code, Refusal};

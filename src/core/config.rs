@@ -1,0 +1,257 @@
+//! The table of settings, and the limits a decision sees.
+
+/// One setting, `maos.<name>` in `redis.conf` and `CONFIG SET`.
+#[derive(Debug)]
+pub struct Setting {
+    /// Which one.
+    pub id: Knob,
+    /// The name without the module's prefix.
+    pub name: &'static str,
+    /// The value without a `redis.conf` line.
+    pub default: u64,
+    /// The smallest value that is taken.
+    pub min: u64,
+    /// The largest value that is taken.
+    pub max: u64,
+    /// What the number counts.
+    pub unit: Unit,
+    /// What it does, in one or two sentences.
+    pub meaning: &'static str,
+}
+
+/// What the number of a setting counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// A plain number.
+    Count,
+    /// Bytes; `8mb` is taken too.
+    Bytes,
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Millis,
+    /// Microseconds.
+    Micros,
+}
+
+impl Unit {
+    /// The word for a person.
+    pub fn word(self) -> &'static str {
+        match self {
+            Unit::Count => "a number",
+            Unit::Bytes => "bytes",
+            Unit::Seconds => "seconds",
+            Unit::Millis => "milliseconds",
+            Unit::Micros => "microseconds",
+        }
+    }
+}
+
+/// The settings, as indexes into [`SETTINGS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Knob {
+    /// `maos.clock-max-drift-ms`
+    ClockMaxDrift,
+    /// `maos.history-max-versions`
+    HistoryMaxVersions,
+    /// `maos.history-max-age`
+    HistoryMaxAge,
+    /// `maos.history-max-bytes`
+    HistoryMaxBytes,
+    /// `maos.history-compress-min-bytes`
+    HistoryCompressMin,
+    /// `maos.value-max-bytes`
+    ValueMax,
+    /// `maos.tombstone-ttl`
+    TombstoneTtl,
+    /// `maos.background-effort-us`
+    BackgroundEffort,
+}
+
+/// Every setting there is, in the order of [`Knob`].
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        id: Knob::ClockMaxDrift,
+        name: "clock-max-drift-ms",
+        default: 86_400_000,
+        min: 1_000,
+        max: 31_536_000_000,
+        unit: Unit::Millis,
+        meaning: "How far ahead of the wall clock a stamp from outside may lie. RESTORE refuses a payload beyond it; one that arrives in an RDB file, an AOF or from a master is kept as it is, counted in INFO, and does not move this node's clock.",
+    },
+    Setting {
+        id: Knob::HistoryMaxVersions,
+        name: "history-max-versions",
+        default: 100,
+        min: 1,
+        max: 100_000,
+        unit: Unit::Count,
+        meaning: "How many versions of a key are kept, the current one among them. 1 keeps no history.",
+    },
+    Setting {
+        id: Knob::HistoryMaxAge,
+        name: "history-max-age",
+        default: 30 * 86_400,
+        min: 1,
+        max: 100 * 365 * 86_400,
+        unit: Unit::Seconds,
+        meaning: "How long a version is kept after another one has replaced it. So every instant of this span can be read back.",
+    },
+    Setting {
+        id: Knob::HistoryMaxBytes,
+        name: "history-max-bytes",
+        default: 1 << 20,
+        min: 0,
+        max: 1 << 30,
+        unit: Unit::Bytes,
+        meaning: "How many bytes the replaced versions of one key may hold, as stored (compressed where they are). The current version does not count.",
+    },
+    Setting {
+        id: Knob::HistoryCompressMin,
+        name: "history-compress-min-bytes",
+        default: 256,
+        min: 0,
+        max: 1 << 30,
+        unit: Unit::Bytes,
+        meaning: "Replaced versions whose value is at least this long are compressed (LZ4) by the background pass, where that makes them smaller. 0 compresses nothing.",
+    },
+    Setting {
+        id: Knob::ValueMax,
+        name: "value-max-bytes",
+        default: 8 << 20,
+        min: 1,
+        max: HARD_VALUE_MAX,
+        unit: Unit::Bytes,
+        meaning: "The longest value that is taken.",
+    },
+    Setting {
+        id: Knob::TombstoneTtl,
+        name: "tombstone-ttl",
+        default: 86_400,
+        min: 0,
+        max: 100 * 365 * 86_400,
+        unit: Unit::Seconds,
+        meaning: "How long the tombstone of MAOS.DEL and the history under it stay, so that a deletion can be rolled back. 0 keeps them until a plain DEL.",
+    },
+    Setting {
+        id: Knob::BackgroundEffort,
+        name: "background-effort-us",
+        default: 1_000,
+        min: 0,
+        max: 50_000,
+        unit: Unit::Micros,
+        meaning: "How much time the background pass (trimming by age, compression) may take out of each 100 milliseconds. 0 stops it.",
+    },
+];
+
+/// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
+pub const HARD_VALUE_MAX: u64 = 64 << 20;
+/// The longest metadata of a version, in bytes.
+pub const META_MAX: usize = 64 << 10;
+/// The longest request id, in bytes.
+pub const REQID_MAX: usize = 64;
+/// The longest agent name, in bytes.
+pub const AGENT_MAX: usize = 256;
+/// The deepest nesting of JSON.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// The most keys one command may name.
+pub const KEYS_MAX: usize = 10_000;
+/// A retried write is recognised among this many versions of a key, the current one first.
+pub const REQID_WINDOW: usize = 16;
+/// The most bytes of values that one reply of MAOS.HISTORY carries.
+pub const HISTORY_REPLY_MAX: usize = 64 << 20;
+/// The most versions a loaded record may hold.
+pub const HARD_VERSIONS_MAX: u64 = 100_001;
+
+/// The settings that a decision sees, in the units it works in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Versions kept, the current one among them.
+    pub history_versions: usize,
+    /// Microseconds a replaced version is kept.
+    pub history_age_us: u64,
+    /// Bytes of replaced versions.
+    pub history_bytes: usize,
+    /// Compress values from this length on; 0 for none.
+    pub compress_min: usize,
+    /// The longest value.
+    pub value_max: usize,
+    /// Milliseconds a tombstone stays; 0 for ever.
+    pub tombstone_ms: u64,
+    /// Microseconds a stamp from outside may lie ahead.
+    pub drift_us: u64,
+    /// Microseconds of background work in 100 milliseconds.
+    pub background_us: u64,
+}
+
+impl Limits {
+    /// The limits for the values of the settings, in the order of [`SETTINGS`].
+    pub fn from_values(value: impl Fn(Knob) -> u64) -> Limits {
+        let size = |k| usize::try_from(value(k)).unwrap_or(usize::MAX);
+        Limits {
+            history_versions: size(Knob::HistoryMaxVersions),
+            history_age_us: value(Knob::HistoryMaxAge).saturating_mul(1_000_000),
+            history_bytes: size(Knob::HistoryMaxBytes),
+            compress_min: size(Knob::HistoryCompressMin),
+            value_max: size(Knob::ValueMax),
+            tombstone_ms: value(Knob::TombstoneTtl).saturating_mul(1_000),
+            drift_us: value(Knob::ClockMaxDrift).saturating_mul(1_000),
+            background_us: value(Knob::BackgroundEffort),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::from_values(|k| SETTINGS[k as usize].default)
+    }
+}
+
+/// The settings as they stand in `redis.conf.example`: a comment and the default for each.
+pub fn example() -> String {
+    let mut out = String::new();
+    for s in SETTINGS {
+        for line in wrap(s.meaning, 96) {
+            out += &format!("# {line}\n");
+        }
+        out += &format!(
+            "# In {}, from {} to {}.\nmaos.{} {}\n\n",
+            s.unit.word(),
+            s.min,
+            s.max,
+            s.name,
+            s.default
+        );
+    }
+    out
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("never empty");
+        if !last.is_empty() && last.len() + 1 + word.len() > width {
+            lines.push(word.to_string());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_stand_in_the_order_of_their_knobs() {
+        for (i, s) in SETTINGS.iter().enumerate() {
+            assert_eq!(s.id as usize, i, "{}", s.name);
+            assert!(s.min <= s.default && s.default <= s.max, "{}", s.name);
+            assert!(s.meaning.ends_with('.'), "{}", s.name);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The reference for people, rendered from the table.
+
+use super::spec::{Arg, ArgKind, CommandSpec};
+
+macro_rules! public_specs {
+    ($($kind:ident $name:ident),*) => {
+        /// Every public command, in the order of the reference.
+        pub const COMMANDS: &[&CommandSpec] = &[
+            $(<super::state::$name<'static> as super::Request<'static>>::SPEC),*
+        ];
+    };
+}
+crate::for_each_command!(public_specs);
+
+/// The usage line of a command, in Redis' notation.
+pub fn usage(spec: &CommandSpec) -> String {
+    let mut out = spec.name.to_string();
+    for arg in spec.all_args().filter(|a| !a.reserved) {
+        out.push(' ');
+        out += &usage_of(arg);
+    }
+    out
+}
+
+fn usage_of(arg: &Arg) -> String {
+    let inner = match arg.kind {
+        ArgKind::Word => String::new(),
+        ArgKind::OneOf(of) => join(of, " | "),
+        ArgKind::Block(of) => join(of, " "),
+        _ => arg.name.to_string(),
+    };
+    let mut text = match arg.token {
+        Some(t) if inner.is_empty() => t.word().to_string(),
+        Some(t) => format!("{} {inner}", t.word()),
+        None => inner,
+    };
+    if arg.multiple {
+        text = format!("{text} [{text} ...]");
+    }
+    match (arg.optional, arg.kind) {
+        (true, _) => format!("[{text}]"),
+        (false, ArgKind::OneOf(_)) => format!("<{text}>"),
+        _ => text,
+    }
+}
+
+fn join(args: &[Arg], between: &str) -> String {
+    let parts: Vec<_> = args.iter().map(usage_of).collect();
+    parts.join(between)
+}
+
+/// The command reference as Markdown.
+pub fn markdown() -> String {
+    let mut out = String::new();
+    for spec in COMMANDS {
+        out += &format!(
+            "#### `{}`\n\n{}. {}.\n\n{}\n\n",
+            usage(spec),
+            spec.summary,
+            spec.complexity,
+            spec.reply
+        );
+        let codes: Vec<_> = spec
+            .refusals
+            .iter()
+            .map(|c| format!("`{}`", c.word()))
+            .collect();
+        out += &format!("Refusals: {}.\n\n", codes.join(" "));
+        out += &format!("```\n{}\n```\n\n", spec.examples.trim());
+    }
+    out += "#### Options\n\n| option | meaning |\n| --- | --- |\n";
+    let mut seen = 0u64;
+    for arg in COMMANDS.iter().flat_map(|s| s.all_args()) {
+        option_rows(arg, &mut seen, &mut out);
+    }
+    out += "\n#### Refusals\n\n| first word | meaning |\n| --- | --- |\n";
+    for code in crate::Code::ALL {
+        out += &format!("| `{}` | {} |\n", code.word(), code.meaning());
+    }
+    out
+}
+
+fn option_rows(arg: &Arg, seen: &mut u64, out: &mut String) {
+    if let ArgKind::OneOf(of) = arg.kind {
+        of.iter().for_each(|a| option_rows(a, seen, out));
+    }
+    let Some(tok) = arg.token.filter(|t| !arg.reserved && *seen & t.bit() == 0) else {
+        return;
+    };
+    *seen |= tok.bit();
+    let bare = Arg {
+        optional: false,
+        ..*arg
+    };
+    *out += &format!("| `{}` | {} |\n", usage_of(&bare), arg.meaning);
+}

@@ -1,0 +1,380 @@
+//! The form of a table entry.
+
+use crate::Code;
+
+macro_rules! toks {
+    ($($name:ident $word:literal)*) => {
+        /// A word that introduces an option. Only words that stand in a command's table are taken.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[allow(missing_docs)] // each is its word
+        pub enum Tok { $($name),* }
+
+        impl Tok {
+            /// Every token.
+            pub const ALL: &'static [Tok] = &[$(Tok::$name),*];
+
+            /// The word on the wire; taken in any case.
+            pub const fn word(self) -> &'static str {
+                match self { $(Tok::$name => $word),* }
+            }
+        }
+    };
+}
+
+toks! {
+    By "BY" Meta "META" ReqId "REQID" Token "TOKEN" Fence "FENCE" IfVersion "IFVERSION"
+    Ex "EX" Px "PX" ExAt "EXAT" PxAt "PXAT" KeepTtl "KEEPTTL" Partition "PARTITION"
+    Version "VERSION" At "AT" WithVersion "WITHVERSION" Full "FULL"
+    From "FROM" To "TO" Count "COUNT" Desc "DESC" Values "VALUES"
+}
+
+impl Tok {
+    /// This token as one bit of a set.
+    pub const fn bit(self) -> u64 {
+        1 << self as u32
+    }
+
+    /// The token of a word, if there is one.
+    pub fn lookup(word: &[u8]) -> Option<Tok> {
+        Tok::ALL
+            .iter()
+            .copied()
+            .find(|t| t.word().as_bytes().eq_ignore_ascii_case(word))
+    }
+}
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug)]
+pub enum ArgKind {
+    /// A key: any bytes.
+    Key,
+    /// Any bytes up to the setting `maos.value-max-bytes`.
+    Value,
+    /// A name: 1 to this many bytes.
+    Name(usize),
+    /// A JSON object.
+    Json,
+    /// How many keys follow.
+    NumKeys,
+    /// An integer from .0 to .1.
+    Integer(i64, i64),
+    /// A version, not negative.
+    Version,
+    /// A version, or -n for the n-th before the current one.
+    VersionRef,
+    /// Unix time in milliseconds.
+    UnixMillis,
+    /// Unix time in seconds.
+    UnixSeconds,
+    /// The token alone.
+    Word,
+    /// Exactly one of these.
+    OneOf(&'static [Arg]),
+    /// All of these, in this order.
+    Block(&'static [Arg]),
+}
+
+/// One argument of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Arg {
+    /// Its name in the documentation.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: ArgKind,
+    /// The word before it.
+    pub token: Option<Tok>,
+    /// May be left out.
+    pub optional: bool,
+    /// May be repeated.
+    pub multiple: bool,
+    /// Its place is kept; it is not offered yet.
+    pub reserved: bool,
+    /// What it does; empty where the name says it.
+    pub meaning: &'static str,
+}
+
+impl Arg {
+    /// A required argument.
+    pub const fn new(name: &'static str, kind: ArgKind) -> Arg {
+        Arg {
+            name,
+            kind,
+            token: None,
+            optional: false,
+            multiple: false,
+            reserved: false,
+            meaning: "",
+        }
+    }
+
+    /// An option introduced by its word.
+    pub const fn option(tok: Tok, name: &'static str, kind: ArgKind, meaning: &'static str) -> Arg {
+        Arg {
+            token: Some(tok),
+            optional: true,
+            meaning,
+            ..Arg::new(name, kind)
+        }
+    }
+
+    /// The same argument, repeatable.
+    pub const fn many(self) -> Arg {
+        Arg {
+            multiple: true,
+            ..self
+        }
+    }
+
+    /// The same argument, optional.
+    pub const fn maybe(self) -> Arg {
+        Arg {
+            optional: true,
+            ..self
+        }
+    }
+
+    /// The same argument, required.
+    pub const fn needed(self) -> Arg {
+        Arg {
+            optional: false,
+            ..self
+        }
+    }
+
+    /// The same argument, its place kept for later.
+    pub const fn later(self) -> Arg {
+        Arg {
+            reserved: true,
+            ..self
+        }
+    }
+
+    const fn tokens(&self) -> u64 {
+        let own = match self.token {
+            Some(t) => t.bit(),
+            None => 0,
+        };
+        match self.kind {
+            ArgKind::OneOf(args) | ArgKind::Block(args) => own | tokens_of(args),
+            _ => own,
+        }
+    }
+}
+
+const fn tokens_of(args: &[Arg]) -> u64 {
+    let mut set = 0;
+    let mut i = 0;
+    while i < args.len() {
+        set |= args[i].tokens();
+        i += 1;
+    }
+    set
+}
+
+/// What a command does with its keys: the flags of its key spec, which the ACL goes by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Reads the value: `%R~` suffices.
+    Read,
+    /// Writes, and may show the present value (a lost race does): needs `%R~` and `%W~`.
+    ReadWrite,
+    /// Writes and shows nothing: `%W~` suffices.
+    Write,
+    /// Deletes, and may show the present value: needs `%R~` and `%W~`.
+    Delete,
+}
+
+/// Where the keys stand. Positions count the command's name as 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keys {
+    /// One key, the first argument.
+    One(Access),
+    /// The first argument says how many keys follow, each with `step - 1` arguments after it.
+    Counted {
+        /// Arguments from one key to the next.
+        step: usize,
+        /// What is done with them.
+        access: Access,
+    },
+    /// From argument .0 to the end, every second one.
+    Pairs(usize, Access),
+}
+
+impl Keys {
+    /// What is done with the keys.
+    pub fn access(self) -> Access {
+        match self {
+            Keys::One(a) | Keys::Counted { access: a, .. } | Keys::Pairs(_, a) => a,
+        }
+    }
+}
+
+/// A worked example: request lines and the replies they give, in the transcript's notation.
+pub type Examples = &'static str;
+
+/// One command, described once.
+#[derive(Debug)]
+pub struct CommandSpec {
+    /// The name, in capitals.
+    pub name: &'static str,
+    /// One sentence without a full stop.
+    pub summary: &'static str,
+    /// Big O.
+    pub complexity: &'static str,
+    /// The version it appeared in.
+    pub since: &'static str,
+    /// The server's arity, the name counted; negative: at least.
+    pub arity: i32,
+    /// The server's command flags.
+    pub flags: &'static str,
+    /// The server's ACL categories, besides our own.
+    pub acl: &'static str,
+    /// Where the keys are.
+    pub keys: Keys,
+    /// The positional arguments.
+    pub args: &'static [Arg],
+    /// The options after them, in any order.
+    pub options: &'static [&'static [Arg]],
+    /// The reply, for a person.
+    pub reply: &'static str,
+    /// The refusals it may give, besides those of every command.
+    pub refusals: &'static [Code],
+    /// Runs as a transcript.
+    pub examples: Examples,
+    /// Sent by servers to servers only.
+    pub internal: bool,
+}
+
+impl CommandSpec {
+    /// All arguments, positional ones first.
+    pub fn all_args(&self) -> impl Iterator<Item = &'static Arg> {
+        self.args
+            .iter()
+            .chain(self.options.iter().copied().flatten())
+    }
+
+    /// True if the command may change something.
+    pub fn is_write(&self) -> bool {
+        self.keys.access() != Access::Read
+    }
+
+    /// The set of tokens that this command takes.
+    pub const fn tokens(&self) -> u64 {
+        let mut set = tokens_of(self.args);
+        let mut i = 0;
+        while i < self.options.len() {
+            set |= tokens_of(self.options[i]);
+            i += 1;
+        }
+        set
+    }
+
+    /// The tokens of which only one may be given, this one among them.
+    pub fn exclusive(&self, tok: Tok) -> u64 {
+        self.all_args()
+            .find(|a| matches!(a.kind, ArgKind::OneOf(_)) && a.tokens() & tok.bit() != 0)
+            .map_or(tok.bit(), Arg::tokens)
+    }
+
+    /// True if the token's place is kept and it is not offered yet.
+    pub fn is_reserved(&self, tok: Tok) -> bool {
+        self.all_args().any(|a| a.token == Some(tok) && a.reserved)
+    }
+}
+
+const EXPIRY: &[Arg] = &[
+    Arg::option(
+        Tok::Ex,
+        "seconds",
+        ArgKind::Integer(1, i64::MAX / 1000),
+        "expire after this many seconds",
+    )
+    .needed(),
+    Arg::option(
+        Tok::Px,
+        "milliseconds",
+        ArgKind::Integer(1, i64::MAX),
+        "expire after this many milliseconds",
+    )
+    .needed(),
+    Arg::option(
+        Tok::ExAt,
+        "unix-time-seconds",
+        ArgKind::UnixSeconds,
+        "expire at this second",
+    )
+    .needed(),
+    Arg::option(
+        Tok::PxAt,
+        "unix-time-milliseconds",
+        ArgKind::UnixMillis,
+        "expire at this millisecond",
+    )
+    .needed(),
+    Arg::option(
+        Tok::KeepTtl,
+        "keepttl",
+        ArgKind::Word,
+        "keep the expiry the key has",
+    )
+    .needed(),
+];
+
+/// The options that say who wrote and why; the multi-key writes take these alone.
+pub const ORIGIN_OPTIONS: &[Arg] = &[
+    Arg::option(
+        Tok::By,
+        "agent",
+        ArgKind::Name(crate::config::AGENT_MAX),
+        "the declared agent",
+    ),
+    Arg::option(
+        Tok::Meta,
+        "json",
+        ArgKind::Json,
+        "a JSON object kept with the version",
+    ),
+    Arg::option(
+        Tok::ReqId,
+        "id",
+        ArgKind::Name(crate::config::REQID_MAX),
+        "makes the write safe to retry: if one of the key's last 16 versions carries this id, nothing is written and the reply is that version's",
+    ),
+];
+
+/// The option that makes a write conditional.
+pub const CONDITION_OPTIONS: &[Arg] = &[Arg::option(
+    Tok::IfVersion,
+    "version",
+    ArgKind::Version,
+    "write only over this version; 0: only if there is no live value. The reply is then that of a conditional write",
+)];
+
+/// The options that every single-key write takes besides.
+pub const KEY_OPTIONS: &[Arg] = &[
+    Arg::new("expiry", ArgKind::OneOf(EXPIRY)).maybe(),
+    Arg::option(
+        Tok::Token,
+        "token",
+        ArgKind::Version,
+        "the writer's lock token",
+    )
+    .later(),
+    Arg::option(
+        Tok::Fence,
+        "fence",
+        ArgKind::Block(&[]),
+        "a token of a lock that lives elsewhere",
+    )
+    .later(),
+    Arg::option(
+        Tok::Partition,
+        "name",
+        ArgKind::Name(256),
+        "charge the record to this partition",
+    )
+    .later(),
+];
+
+/// All options of a single-key write.
+pub const WRITE_OPTIONS: &[&[Arg]] = &[ORIGIN_OPTIONS, CONDITION_OPTIONS, KEY_OPTIONS];
