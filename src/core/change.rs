@@ -1,1 +1,110 @@
-//! change
+//! What was decided: the fact that the store applies and that replicas, the AOF and the change log
+//! get. Times are absolute, numbers chosen, nothing is asked again.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::record::{Record, Version};
+use crate::{Stamp, Who};
+
+/// What kind of change a commit is. The numbers travel and are frozen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A new value.
+    Set = 1,
+    /// A tombstone.
+    Delete = 2,
+    /// An old value again.
+    Rollback = 3,
+    /// No new version: the oldest ones go.
+    Trim = 4,
+}
+
+/// What becomes of the key's expiry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// It stays as it is.
+    Keep,
+    /// The key no longer expires.
+    Clear,
+    /// It expires at this unix time in milliseconds.
+    At(u64),
+}
+
+/// What one command changes, on however many keys.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Change<'a> {
+    /// What kind.
+    pub kind: Kind,
+    /// The commit's stamp; [`Stamp::NONE`] for a trim.
+    pub stamp: Stamp,
+    /// Who made it.
+    pub who: Arc<Who>,
+    /// The metadata of the versions written.
+    pub meta: Option<Cow<'a, [u8]>>,
+    /// The request id of the versions written.
+    pub reqid: Option<Cow<'a, [u8]>>,
+    /// What becomes of the keys' expiry.
+    pub expiry: Expiry,
+    /// One for each key.
+    pub writes: SmallVec<[Write<'a>; 1]>,
+}
+
+/// What a change does to one key.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Write<'a> {
+    /// The key.
+    pub key: Cow<'a, [u8]>,
+    /// The new value; empty for a deletion or a trim.
+    pub value: Cow<'a, [u8]>,
+    /// How many of the oldest versions go.
+    pub drops: usize,
+}
+
+impl<'a> Change<'a> {
+    /// The change that lets the oldest `drops` versions of a key go.
+    pub fn trim(key: &'a [u8], drops: usize) -> Change<'a> {
+        Change {
+            kind: Kind::Trim,
+            stamp: Stamp::NONE,
+            who: Default::default(),
+            meta: None,
+            reqid: None,
+            expiry: Expiry::Keep,
+            writes: smallvec::smallvec![Write {
+                key: Cow::Borrowed(key),
+                value: Cow::Borrowed(b""),
+                drops,
+            }],
+        }
+    }
+
+    /// Applies the change to the record of its `n`-th key. Cannot fail: what can be refused was
+    /// refused when the change was decided. `None` in and out: there is no record.
+    pub fn apply(&self, n: usize, record: Option<&mut Record>) -> Option<Record> {
+        let write = &self.writes[n];
+        if self.kind == Kind::Trim {
+            if let Some(r) = record {
+                r.trim(write.drops);
+            }
+            return None;
+        }
+        let next = Version::new(
+            self.stamp,
+            self.who.clone(),
+            (self.kind != Kind::Delete).then_some(&write.value),
+            self.meta.as_deref(),
+            self.reqid.as_deref(),
+        );
+        match record {
+            Some(r) => {
+                r.push(next, write.drops);
+                None
+            }
+            None => Some(Record::new(next)),
+        }
+    }
+}

@@ -1,1 +1,203 @@
-//! model
+//! The whole store in memory: what a live server is compared with, and what tests state facts
+//! about. It runs the same decisions and applies the same changes; only the keyspace is its own.
+
+use std::collections::HashMap;
+
+use crate::change::{Change, Expiry};
+use crate::clock::Clock;
+use crate::codec::{v1, Damaged};
+use crate::config::Limits;
+use crate::record::Record;
+use crate::refusal::Quoted;
+use crate::state::{Decision, Env, ReadCommand, WriteCommand};
+use crate::wire::state as cmd;
+use crate::wire::{Keys, Request, Value};
+use crate::{Code, Interner, Refusal};
+
+/// A store of state keys. Time is set by whoever drives it.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// The wall clock, in microseconds of unix time.
+    pub now_us: u64,
+    /// The ACL user of the connection.
+    pub author: Vec<u8>,
+    /// The settings.
+    pub limits: Limits,
+    /// The node's clock.
+    pub clock: Clock,
+    interner: Interner,
+    keys: HashMap<Vec<u8>, Held>,
+    /// The facts of the changes made, as they would travel: fact, then keys and values in turn.
+    pub sent: Vec<Vec<Vec<u8>>>,
+}
+
+/// A record and its key's expiry in milliseconds of unix time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The record.
+    pub record: Record,
+    /// When the key expires.
+    pub expires_ms: Option<u64>,
+}
+
+impl Model {
+    /// What the keys hold.
+    pub fn keys(&self) -> &HashMap<Vec<u8>, Held> {
+        &self.keys
+    }
+
+    /// Plain DEL: the record goes at once.
+    pub fn purge(&mut self, key: &[u8]) -> bool {
+        self.keys.remove(key).is_some()
+    }
+
+    /// Runs one command line.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn run(&mut self, line: &[&[u8]]) -> Result<Value, Refusal> {
+        let now_ms = self.now_us / 1000;
+        self.keys
+            .retain(|_, held| held.expires_ms.is_none_or(|at| at > now_ms));
+        let (name, args) = line.split_first().ok_or_else(|| unknown(b""))?;
+        let name = name.to_ascii_uppercase();
+        macro_rules! dispatch {
+            ($($kind:ident $name:ident),*) => {
+                $(if name == <cmd::$name<'_> as Request<'_>>::SPEC.name.as_bytes() {
+                    return self.$kind::<cmd::$name<'_>>(args);
+                })*
+            };
+        }
+        crate::for_each_command!(dispatch);
+        Err(unknown(&name))
+    }
+
+    fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        check_arity(C::SPEC.arity, args)?;
+        let request = C::parse(args)?;
+        let held: Vec<_> = keys_of(C::SPEC.keys, args)
+            .map(|key| self.keys.get(key))
+            .collect();
+        let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
+        let ttl = |n: usize| {
+            let at = held[n].and_then(|h| h.expires_ms);
+            at.map_or(-1, |at| {
+                i64::try_from(at - self.now_us / 1000).unwrap_or(i64::MAX)
+            })
+        };
+        Ok(Value::of(&request.answer(&records, &ttl)?))
+    }
+
+    fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        check_arity(C::SPEC.arity, args)?;
+        let request = C::parse(args)?;
+        let who = self.interner.get(&self.author, request.options().by);
+        let records: Vec<_> = keys_of(C::SPEC.keys, args)
+            .map(|key| self.keys.get(key).map(|h| &h.record))
+            .collect();
+        let env = Env {
+            now_us: self.now_us,
+            stamp: self.clock.peek(self.now_us),
+            who: &who,
+            limits: &self.limits,
+        };
+        let change = match request.decide(&records, &env)? {
+            Decision::Answer(reply) => return Ok(Value::of(&reply)),
+            Decision::Change(change) => change,
+        };
+        self.apply(&change);
+        self.sent.push(message(&change));
+        Ok(Value::of(&request.committed(change.stamp)))
+    }
+
+    /// Applies a change, as a replica does.
+    pub fn apply(&mut self, change: &Change<'_>) {
+        // A stamp too far ahead does not move the clock, here as on a server.
+        let _ = self
+            .clock
+            .observe(change.stamp, self.now_us, self.limits.drift_us);
+        for (n, write) in change.writes.iter().enumerate() {
+            let held = self.keys.get_mut(&*write.key);
+            let made = match held {
+                Some(held) => {
+                    change.apply(n, Some(&mut held.record));
+                    held
+                }
+                None => match change.apply(n, None) {
+                    None => continue,
+                    Some(record) => self.keys.entry(write.key.to_vec()).or_insert(Held {
+                        record,
+                        expires_ms: None,
+                    }),
+                },
+            };
+            match change.expiry {
+                Expiry::Keep => {}
+                Expiry::Clear => made.expires_ms = None,
+                Expiry::At(ms) => made.expires_ms = Some(ms),
+            }
+        }
+    }
+
+    /// Applies a change that travelled here.
+    ///
+    /// # Errors
+    /// If the message is not one.
+    pub fn receive(&mut self, message: &[Vec<u8>]) -> Result<(), Damaged> {
+        let (fact, rest) = message.split_first().ok_or(Damaged("no fact"))?;
+        let pairs = rest.chunks_exact(2).map(|p| (&p[0][..], &p[1][..]));
+        let change = v1::decode_fact(fact, pairs, &mut self.interner)?;
+        self.apply(&change);
+        Ok(())
+    }
+
+    /// What the background pass does to one key: trims what has grown too old, compresses.
+    pub fn tend(&mut self, key: &[u8]) {
+        let Some(held) = self.keys.get_mut(key) else {
+            return;
+        };
+        let drops = held.record.surplus(&self.limits, self.now_us, false);
+        held.record.pack(self.limits.compress_min, usize::MAX);
+        if drops > 0 {
+            let change = Change::trim(key, drops);
+            self.sent.push(message(&change));
+            self.apply(&change);
+        }
+    }
+}
+
+fn message(change: &Change<'_>) -> Vec<Vec<u8>> {
+    let mut fact = Vec::new();
+    v1::encode_fact(change, &mut fact);
+    let pairs = change.writes.iter();
+    let pairs = pairs.flat_map(|w| [w.key.to_vec(), w.value.to_vec()]);
+    std::iter::once(fact).chain(pairs).collect()
+}
+
+/// The keys among a command's arguments (its name not counted).
+pub fn keys_of<'k, 'a>(keys: Keys, args: &'k [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> + 'k {
+    let (from, step, to) = match keys {
+        Keys::One(_) => (0, 1, 1),
+        Keys::Counted { step, .. } => {
+            let n = args.first().and_then(|n| std::str::from_utf8(n).ok());
+            let n = n.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+            (1, step, n.saturating_mul(step).saturating_add(1))
+        }
+        Keys::Pairs(from, _) => (from - 1, 2, args.len()),
+    };
+    let to = to.min(args.len());
+    args[from.min(to)..to].iter().copied().step_by(step)
+}
+
+fn check_arity(arity: i32, args: &[&[u8]]) -> Result<(), Refusal> {
+    let given = args.len() + 1;
+    let wanted = arity.unsigned_abs() as usize;
+    if (arity >= 0 && given != wanted) || given < wanted {
+        return Err(Refusal::fixed(Code::Err, "wrong number of arguments"));
+    }
+    Ok(())
+}
+
+fn unknown(name: &[u8]) -> Refusal {
+    Refusal::new(Code::Err, format!("unknown command {}", Quoted(name)))
+}

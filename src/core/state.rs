@@ -1,1 +1,683 @@
-//! state
+//! The decisions of the state commands.
+//!
+//! A decision reads and may refuse; it changes nothing. What it decides is a [`Change`], which is
+//! applied without asking again. The server and the model in memory both run what is here.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::change::{Change, Expiry, Kind, Write};
+use crate::config::{Limits, HISTORY_REPLY_MAX};
+use crate::record::{Record, Version};
+use crate::refusal::Quoted;
+use crate::wire::state::*;
+use crate::wire::Request;
+use crate::{json, Code, Refusal, Stamp, Who};
+
+/// What a decision may know besides the records.
+#[derive(Debug)]
+pub struct Env<'e> {
+    /// The wall clock, in microseconds of unix time.
+    pub now_us: u64,
+    /// The stamp that the node's clock would give.
+    pub stamp: Stamp,
+    /// The writer.
+    pub who: &'e Arc<Who>,
+    /// The settings.
+    pub limits: &'e Limits,
+}
+
+/// What came of a write request.
+#[derive(Debug)]
+pub enum Decision<'a, R> {
+    /// This is to be applied.
+    Change(Change<'a>),
+    /// Nothing changes; this is the answer.
+    Answer(R),
+}
+
+/// A command that writes.
+pub trait WriteCommand<'a>: Request<'a> {
+    /// Its reply; may borrow from the records.
+    type Reply<'r>: crate::wire::Reply;
+
+    /// The options.
+    fn options(&self) -> &WriteOptions<'a>;
+
+    /// Decides, given the records of its keys in their order.
+    ///
+    /// # Errors
+    /// A refusal; nothing has changed.
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, Self::Reply<'r>>, Refusal>;
+
+    /// The reply once the change is applied.
+    fn committed(&self, stamp: Stamp) -> Self::Reply<'static>;
+}
+
+/// A command that reads.
+pub trait ReadCommand<'a>: Request<'a> {
+    /// Its reply; may borrow from the records.
+    type Reply<'r>: crate::wire::Reply;
+
+    /// Answers, given the records of its keys in their order. `ttl_ms` gives the milliseconds until
+    /// the n-th key expires, -1 if it does not.
+    ///
+    /// # Errors
+    /// A refusal.
+    fn answer<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        ttl_ms: &dyn Fn(usize) -> i64,
+    ) -> Result<Self::Reply<'r>, Refusal>;
+}
+
+// ---------------------------------------------------------------------------------------------
+// What the decisions share
+// ---------------------------------------------------------------------------------------------
+
+/// The live version of a key's record.
+fn live<'r>(record: Option<&'r Record>) -> Option<&'r Version> {
+    record.and_then(Record::live)
+}
+
+fn lost<'r>(record: Option<&'r Record>) -> Lost<'r> {
+    match live(record) {
+        None => Lost {
+            version: Stamp::NONE,
+            value: None,
+            author: None,
+            agent: None,
+        },
+        Some(v) => Lost {
+            version: v.stamp(),
+            value: v.value(),
+            author: Some(Cow::Borrowed(&v.who().author)),
+            agent: v.who().agent.as_deref().map(Cow::Borrowed),
+        },
+    }
+}
+
+/// The version that a conditional write compares with.
+fn version_of(record: Option<&Record>) -> Stamp {
+    live(record).map_or(Stamp::NONE, Version::stamp)
+}
+
+fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    if value.len() <= limits.value_max {
+        return Ok(());
+    }
+    let text = format!(
+        "the value has {} bytes, at most {} are taken (maos.value-max-bytes)",
+        value.len(),
+        limits.value_max
+    );
+    Err(Refusal::new(Code::TooBig, text))
+}
+
+/// Checks the options that cost something to check. Called once it is known that a write will
+/// happen.
+fn check_options(options: &WriteOptions<'_>) -> Result<(), Refusal> {
+    options.meta.map_or(Ok(()), json::check_meta)
+}
+
+/// The stamp of a commit over these records: above what the node's clock has seen, and above the
+/// versions it replaces even where one of those came from a clock far ahead.
+fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refusal> {
+    let newest = records.iter().flatten().map(|r| r.current().stamp()).max();
+    let stamp = env.stamp.max(Stamp(newest.map_or(0, |s| s.0 + 1)));
+    if stamp > Stamp::MAX {
+        return Err(Refusal::fixed(
+            Code::Limit,
+            "the current version is the largest there is (2^53 - 1); DEL the key and write it anew",
+        ));
+    }
+    Ok(stamp)
+}
+
+/// Where a plain write leaves the expiry.
+fn expiry(
+    expire: Expire,
+    unsaid: Expiry,
+    record: Option<&Record>,
+    env: &Env<'_>,
+) -> Result<Expiry, Refusal> {
+    let at = match expire {
+        Expire::Unsaid => return Ok(after_tombstone(unsaid, record)),
+        Expire::Keep => return Ok(after_tombstone(Expiry::Keep, record)),
+        Expire::In(ms) => (env.now_us / 1000).checked_add(ms),
+        Expire::At(ms) => Some(ms),
+    };
+    // The server keeps it as a signed number of milliseconds, and so does the AOF.
+    at.filter(|ms| *ms <= i64::MAX as u64 / 2)
+        .map(Expiry::At)
+        .ok_or(Refusal::fixed(
+            Code::Err,
+            "invalid expire time: it lies beyond what the server can keep",
+        ))
+}
+
+/// The expiry of a tombstone is the tombstone's: a value that takes its place does not inherit it.
+fn after_tombstone(keep: Expiry, record: Option<&Record>) -> Expiry {
+    match record {
+        Some(r) if r.live().is_none() && keep == Expiry::Keep => Expiry::Clear,
+        _ => keep,
+    }
+}
+
+/// The change that writes `value` over the record of one key.
+fn write_one<'a>(
+    kind: Kind,
+    key: &'a [u8],
+    value: Cow<'a, [u8]>,
+    options: &WriteOptions<'a>,
+    unsaid: Expiry,
+    record: Option<&Record>,
+    env: &Env<'_>,
+) -> Result<Change<'a>, Refusal> {
+    check_value(&value, env.limits)?;
+    check_options(options)?;
+    let mut writes = SmallVec::new();
+    writes.push(Write {
+        key: Cow::Borrowed(key),
+        value,
+        drops: drops(record, env),
+    });
+    Ok(Change {
+        kind,
+        stamp: stamp_over(&[record], env)?,
+        who: env.who.clone(),
+        meta: options.meta.map(Cow::Borrowed),
+        reqid: options.reqid.map(Cow::Borrowed),
+        expiry: expiry(options.expire, unsaid, record, env)?,
+        writes,
+    })
+}
+
+fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
+    record.map_or(0, |r| r.surplus(env.limits, env.now_us, true))
+}
+
+/// What a single-key write settles before it decides anything: a retried request, a lost race.
+fn settled<'r>(
+    options: &WriteOptions<'_>,
+    if_version: Option<Stamp>,
+    record: Option<&'r Record>,
+) -> Option<WriteReply<'r>> {
+    if let Some(done) = written_before(options, record) {
+        return Some(written(if_version, done));
+    }
+    let lost_race = if_version.is_some_and(|v| v != version_of(record));
+    lost_race.then(|| WriteReply::Lost(lost(record)))
+}
+
+fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
+    record?.written_by_request(options.reqid?)
+}
+
+fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
+    match if_version {
+        Some(_) => WriteReply::Applied(stamp),
+        None => WriteReply::Version(stamp),
+    }
+}
+
+fn refuse_twice<'a>(keys: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<(), Refusal> {
+    let mut seen = HashSet::with_capacity(keys.len());
+    for key in keys {
+        if !seen.insert(key) {
+            let text = format!(
+                "the key {} is named twice; a commit gives each key one version",
+                Quoted(key)
+            );
+            return Err(Refusal::new(Code::Err, text));
+        }
+    }
+    Ok(())
+}
+
+/// The change that writes each value over the record of its key, with one stamp.
+fn write_many<'a>(
+    pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    options: &WriteOptions<'a>,
+    records: &[Option<&Record>],
+    env: &Env<'_>,
+) -> Result<Change<'a>, Refusal> {
+    check_options(options)?;
+    let mut writes = SmallVec::with_capacity(records.len());
+    for ((key, value), record) in pairs.zip(records) {
+        check_value(value, env.limits)?;
+        writes.push(Write {
+            key: Cow::Borrowed(key),
+            value: Cow::Borrowed(value),
+            drops: drops(*record, env),
+        });
+    }
+    Ok(Change {
+        kind: Kind::Set,
+        stamp: stamp_over(records, env)?,
+        who: env.who.clone(),
+        meta: options.meta.map(Cow::Borrowed),
+        reqid: options.reqid.map(Cow::Borrowed),
+        expiry: Expiry::Clear,
+        writes,
+    })
+}
+
+// ---------------------------------------------------------------------------------------------
+// Choosing a version of the past
+// ---------------------------------------------------------------------------------------------
+
+/// The place of the version with number `n`, or of the -n-th before the current one.
+fn find_version(record: Option<&Record>, n: i64) -> Result<(&Record, usize), Refusal> {
+    let no = |text: String| Refusal::new(Code::NoVersion, text);
+    let r = record.ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
+    if n < 0 {
+        let back = usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX);
+        let place = (r.len() - 1).checked_sub(back);
+        let place = place.ok_or_else(|| {
+            no(format!(
+                "{n} goes back too far: {} versions are kept, -{} is the oldest",
+                r.len(),
+                r.len() - 1
+            ))
+        });
+        return place.map(|p| (r, p));
+    }
+    let stamp = Stamp(n.unsigned_abs());
+    let place = r.find(stamp).ok_or_else(|| {
+        if stamp <= r.floor() {
+            no(format!(
+                "version {stamp} has been trimmed away, or was never written; the oldest kept is {}",
+                r.nth(0).map_or(Stamp::NONE, Version::stamp)
+            ))
+        } else {
+            no(format!(
+                "version {stamp} of this key was never written; MAOS.HISTORY lists those that are kept"
+            ))
+        }
+    })?;
+    Ok((r, place))
+}
+
+fn select(record: Option<&Record>, select: Select) -> Result<&Version, Refusal> {
+    let (r, place) = match select {
+        Select::Version(n) => find_version(record, n)?,
+        Select::At(ms) => {
+            let no = |text: String| Refusal::new(Code::NoVersion, text);
+            let r = record
+                .ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
+            // All of that millisecond counts.
+            let end = Stamp(ms.saturating_mul(1000).saturating_add(1000));
+            let place = r.partition_point(end).checked_sub(1).ok_or_else(|| {
+                no(format!(
+                    "no version of this key is kept from {ms}; the oldest is from {}",
+                    r.nth(0).map_or(0, |v| v.stamp().millis())
+                ))
+            })?;
+            (r, place)
+        }
+    };
+    r.nth(place)
+        .ok_or(Refusal::fixed(Code::NoVersion, "no such version is kept"))
+}
+
+/// The value of a version that must have one.
+fn value_of(v: &Version) -> Result<Cow<'_, [u8]>, Refusal> {
+    v.value().ok_or_else(|| {
+        let text = format!("version {} is a deletion and has no value", v.stamp());
+        Refusal::new(Code::NoVersion, text)
+    })
+}
+
+// ---------------------------------------------------------------------------------------------
+// Writes
+// ---------------------------------------------------------------------------------------------
+
+impl<'a> WriteCommand<'a> for Set<'a> {
+    type Reply<'r> = WriteReply<'r>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+        let (record, o) = (records[0], &self.options);
+        if let Some(answer) = settled(o, o.if_version, record) {
+            return Ok(Decision::Answer(answer));
+        }
+        let value = Cow::Borrowed(self.value);
+        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+        written(self.options.if_version, stamp)
+    }
+}
+
+impl<'a> WriteCommand<'a> for Cas<'a> {
+    type Reply<'r> = WriteReply<'r>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+        let (record, o) = (records[0], &self.options);
+        if let Some(answer) = settled(o, Some(self.version), record) {
+            return Ok(Decision::Answer(answer));
+        }
+        let value = Cow::Borrowed(self.value);
+        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+        WriteReply::Applied(stamp)
+    }
+}
+
+impl<'a> WriteCommand<'a> for Del<'a> {
+    type Reply<'r> = WriteReply<'r>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+        let (record, o) = (records[0], &self.options);
+        if let Some(answer) = settled(o, o.if_version, record) {
+            return Ok(Decision::Answer(answer));
+        }
+        if live(record).is_none() {
+            return Ok(Decision::Answer(written(o.if_version, Stamp::NONE)));
+        }
+        let leaves = match env.limits.tombstone_ms {
+            0 => Expiry::Clear,
+            ms => Expiry::At((env.now_us / 1000).saturating_add(ms)),
+        };
+        write_one(
+            Kind::Delete,
+            self.key,
+            Cow::Borrowed(b""),
+            o,
+            leaves,
+            record,
+            env,
+        )
+        .map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+        written(self.options.if_version, stamp)
+    }
+}
+
+impl<'a> WriteCommand<'a> for Rollback<'a> {
+    type Reply<'r> = WriteReply<'r>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+        let (record, o) = (records[0], &self.options);
+        if let Some(answer) = settled(o, o.if_version, record) {
+            return Ok(Decision::Answer(answer));
+        }
+        // Owned: the record is about to change.
+        let value = Cow::Owned(value_of(select(record, self.select)?)?.into_owned());
+        write_one(
+            Kind::Rollback,
+            self.key,
+            value,
+            o,
+            Expiry::Keep,
+            record,
+            env,
+        )
+        .map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+        written(self.options.if_version, stamp)
+    }
+}
+
+impl<'a> WriteCommand<'a> for MSet<'a> {
+    type Reply<'r> = WriteReply<'r>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+        let done = records
+            .iter()
+            .find_map(|r| written_before(&self.options, *r));
+        if let Some(stamp) = done {
+            return Ok(Decision::Answer(WriteReply::Version(stamp)));
+        }
+        refuse_twice(self.pairs.iter().map(|p| p.0))?;
+        let pairs = self.pairs.iter().copied();
+        write_many(pairs, &self.options, records, env).map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+        WriteReply::Version(stamp)
+    }
+}
+
+impl<'a> WriteCommand<'a> for MCas<'a> {
+    type Reply<'r> = MCasReply<'a>;
+
+    fn options(&self) -> &WriteOptions<'a> {
+        &self.options
+    }
+
+    fn decide<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        env: &Env<'_>,
+    ) -> Result<Decision<'a, MCasReply<'a>>, Refusal> {
+        let done = records
+            .iter()
+            .find_map(|r| written_before(&self.options, *r));
+        if let Some(stamp) = done {
+            return Ok(Decision::Answer(MCasReply::Applied(stamp)));
+        }
+        refuse_twice(self.items.iter().map(|i| i.0))?;
+        let lost: Vec<_> = self
+            .items
+            .iter()
+            .zip(records)
+            .filter(|((_, version, _), record)| *version != version_of(**record))
+            .map(|((key, _, _), record)| (Cow::Borrowed(*key), version_of(*record)))
+            .collect();
+        if !lost.is_empty() {
+            return Ok(Decision::Answer(MCasReply::Lost(lost)));
+        }
+        let pairs = self.items.iter().map(|(key, _, value)| (*key, *value));
+        write_many(pairs, &self.options, records, env).map(Decision::Change)
+    }
+
+    fn committed(&self, stamp: Stamp) -> MCasReply<'a> {
+        MCasReply::Applied(stamp)
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Reads
+// ---------------------------------------------------------------------------------------------
+
+fn show<'r>(
+    record: &'r Record,
+    v: &'r Version,
+    form: Form,
+    ttl_ms: &dyn Fn() -> i64,
+) -> GetReply<'r> {
+    let Some(value) = v.value() else {
+        return GetReply::Absent;
+    };
+    match form {
+        Form::Value => GetReply::Value(value),
+        Form::WithVersion => GetReply::WithVersion(value, v.stamp()),
+        Form::Full => GetReply::Full(Box::new(Full {
+            value,
+            version: v.stamp(),
+            created: record.created(),
+            author: Cow::Borrowed(&v.who().author),
+            agent: v.who().agent.as_deref().map(Cow::Borrowed),
+            metadata: v.meta().map(Cow::Borrowed),
+            ttl_ms: ttl_ms(),
+            bytes: record.bytes() as u64,
+            versions: record.len() as u64,
+        })),
+    }
+}
+
+impl<'a> ReadCommand<'a> for Get<'a> {
+    type Reply<'r> = GetReply<'r>;
+
+    fn answer<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        ttl_ms: &dyn Fn(usize) -> i64,
+    ) -> Result<GetReply<'r>, Refusal> {
+        let record = records[0];
+        let version = match self.select {
+            None => live(record),
+            Some(s) => Some(select(record, s)?),
+        };
+        Ok(match record.zip(version) {
+            None => GetReply::Absent,
+            Some((r, v)) => show(r, v, self.form, &|| ttl_ms(0)),
+        })
+    }
+}
+
+impl<'a> ReadCommand<'a> for MGet<'a> {
+    type Reply<'r> = MGetReply<'r>;
+
+    fn answer<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        ttl_ms: &dyn Fn(usize) -> i64,
+    ) -> Result<MGetReply<'r>, Refusal> {
+        let one = |(n, record): (usize, &Option<&'r Record>)| match record
+            .and_then(|r| Some((r, r.live()?)))
+        {
+            None => GetReply::Absent,
+            Some((r, v)) => show(r, v, self.form, &|| ttl_ms(n)),
+        };
+        Ok(MGetReply(records.iter().enumerate().map(one).collect()))
+    }
+}
+
+/// The first place at or after the version `n`, `-n` counting back from the current one.
+fn place_from(r: &Record, n: i64) -> usize {
+    if n < 0 {
+        let back = usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX);
+        return (r.len() - 1).saturating_sub(back);
+    }
+    r.partition_point(Stamp(n.unsigned_abs()))
+}
+
+/// The first place after the version `n`.
+fn place_after(r: &Record, n: i64) -> usize {
+    if n < 0 {
+        let back = usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX);
+        return r.len().saturating_sub(back);
+    }
+    r.partition_point(Stamp(n.unsigned_abs() + 1))
+}
+
+impl<'a> ReadCommand<'a> for History<'a> {
+    type Reply<'r> = HistoryReply<'r>;
+
+    fn answer<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        _: &dyn Fn(usize) -> i64,
+    ) -> Result<HistoryReply<'r>, Refusal> {
+        let Some(r) = records[0] else {
+            return Ok(HistoryReply(vec![]));
+        };
+        let start = self.from.map_or(0, |n| place_from(r, n));
+        let end = self.to.map_or(r.len(), |n| place_after(r, n)).max(start);
+        let count = self
+            .count
+            .map_or(usize::MAX, |c| usize::try_from(c).unwrap_or(usize::MAX))
+            .min(end - start);
+        let mut room = HISTORY_REPLY_MAX;
+        let mut entries = Vec::with_capacity(count);
+        for i in 0..count {
+            let place = if self.desc { end - 1 - i } else { start + i };
+            let Some(v) = r.nth(place) else { break };
+            let len = v.value_len();
+            if self.values {
+                room = room.checked_sub(len).ok_or_else(|| {
+                    Refusal::new(
+                        Code::Limit,
+                        format!("these values have more than {HISTORY_REPLY_MAX} bytes together; ask for fewer with COUNT, FROM and TO"),
+                    )
+                })?;
+            }
+            entries.push(Entry {
+                version: v.stamp(),
+                deleted: v.is_tombstone(),
+                author: Cow::Borrowed(&v.who().author),
+                agent: v.who().agent.as_deref().map(Cow::Borrowed),
+                metadata: v.meta().map(Cow::Borrowed),
+                reqid: v.reqid().map(Cow::Borrowed),
+                bytes: len as u64,
+                value: self.values.then(|| v.value()),
+            });
+        }
+        Ok(HistoryReply(entries))
+    }
+}
+
+impl<'a> ReadCommand<'a> for Diff<'a> {
+    type Reply<'r> = DiffReply<'r>;
+
+    fn answer<'r>(
+        &self,
+        records: &[Option<&'r Record>],
+        _: &dyn Fn(usize) -> i64,
+    ) -> Result<DiffReply<'r>, Refusal> {
+        let version = |n| {
+            let (r, place) = find_version(records[0], n)?;
+            r.nth(place)
+                .ok_or(Refusal::fixed(Code::NoVersion, "no such version is kept"))
+        };
+        let (from, to) = (version(self.from)?, version(self.to)?);
+        let patch = json::diff(&value_of(from)?, &value_of(to)?)?;
+        Ok(DiffReply(Cow::Owned(patch)))
+    }
+}

@@ -202,7 +202,10 @@ fn parse_version(arg: &[u8]) -> Option<i64> {
         Ok(n) => n,
         Err(_) => {
             // "inf", "nan" and "+1" are Rust's forms, not Lua's.
-            if !text.bytes().all(|b| b.is_ascii_digit() || b"-+.e".contains(&b)) {
+            if !text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || b"-+.e".contains(&b))
+            {
                 return None;
             }
             let f = text.parse::<f64>().ok()?;
@@ -229,8 +232,19 @@ mod tests {
         assert_eq!(parse_version(b"-3"), Some(-3));
         assert_eq!(parse_version(b"-3.0"), Some(-3));
         for bad in [
-            "", " 1", "1 ", "0x10", "1.5", "nan", "inf", "1e400", "9007199254740992",
-            "9223372036854775808", "--1", "1e", "\u{100}",
+            "",
+            " 1",
+            "1 ",
+            "0x10",
+            "1.5",
+            "nan",
+            "inf",
+            "1e400",
+            "9007199254740992",
+            "9223372036854775808",
+            "--1",
+            "1e",
+            "\u{100}",
         ] {
             assert_eq!(parse_version(bad.as_bytes()), None, "{bad}");
         }

@@ -148,6 +148,11 @@ pub trait Reply: Sized {
     /// # Errors
     /// [`BadShape`] if the value is not what `emit` writes.
     fn decode(value: Value) -> Decoded<Self>;
+
+    /// True if it tells the loser of a race for a key.
+    fn is_lost_race(&self) -> bool {
+        false
+    }
 }
 
 impl Value {

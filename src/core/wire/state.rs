@@ -107,7 +107,9 @@ impl Select {
             return Ok(Select::At(cursor.unix_millis("AT")?));
         }
         match cursor.version_ref()? {
-            0 => Err(cursor.bad("version 0 is no version; -1 is the one before the current".into())),
+            0 => {
+                Err(cursor.bad("version 0 is no version; -1 is the one before the current".into()))
+            }
             n => Ok(Select::Version(n)),
         }
     }
@@ -193,6 +195,10 @@ pub struct Lost<'a> {
 }
 
 impl Reply for WriteReply<'_> {
+    fn is_lost_race(&self) -> bool {
+        matches!(self, WriteReply::Lost(_))
+    }
+
     fn emit(&self, to: &mut impl Sink) {
         match self {
             WriteReply::Version(v) => to.int(v.as_i64()),
@@ -240,6 +246,10 @@ pub enum MCasReply<'a> {
 }
 
 impl Reply for MCasReply<'_> {
+    fn is_lost_race(&self) -> bool {
+        matches!(self, MCasReply::Lost(_))
+    }
+
     fn emit(&self, to: &mut impl Sink) {
         to.array(2);
         match self {
@@ -489,7 +499,9 @@ fn stamp(value: Value) -> Decoded<Stamp> {
 }
 
 fn required<'a>(value: Value) -> Decoded<Bytes<'a>> {
-    value.bytes()?.ok_or(BadShape("bytes were expected, not null"))
+    value
+        .bytes()?
+        .ok_or(BadShape("bytes were expected, not null"))
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -922,7 +934,8 @@ impl<'a> Request<'a> for MGet<'a> {
         },
         args: &[NUMKEYS, KEY.many()],
         options: &[&[FORM]],
-        reply: "An array with the reply of MAOS.GET for each key, null where there is no live value.",
+        reply:
+            "An array with the reply of MAOS.GET for each key, null where there is no live value.",
         refusals: &[Code::Limit],
         examples: "
 > MAOS.SET app:m:1 one
@@ -1172,3 +1185,47 @@ impl<'a> Request<'a> for Rollback<'a> {
         out
     }
 }
+
+// ---------------------------------------------------------------------------------------------
+// What servers send to servers
+// ---------------------------------------------------------------------------------------------
+
+/// MAOS.APPLY fact key value [key value ...]: a change that was decided elsewhere, for replicas and
+/// the AOF.
+pub const APPLY: CommandSpec = CommandSpec {
+    name: "MAOS.APPLY",
+    summary: "Applies a change that a master decided; for replicas and the AOF only",
+    complexity: "O(N) for N keys",
+    since: "0.1.0",
+    arity: -4,
+    flags: "write",
+    acl: "write dangerous admin",
+    keys: Keys::Pairs(2, Access::Write),
+    args: &[
+        Arg::new("fact", ArgKind::Name(usize::MAX)),
+        Arg::new("data", ArgKind::Block(&[KEY, VALUE])).many(),
+    ],
+    options: &[],
+    reply: "1.",
+    refusals: &[],
+    examples: "",
+    internal: true,
+};
+
+/// MAOS.LOAD key record: a whole record, in a rewritten AOF.
+pub const LOAD: CommandSpec = CommandSpec {
+    name: "MAOS.LOAD",
+    summary: "Loads a whole record; for a rewritten AOF only",
+    complexity: "O(N) for N versions",
+    since: "0.1.0",
+    arity: 3,
+    flags: "write",
+    acl: "write dangerous admin",
+    keys: Keys::One(Access::Write),
+    args: &[KEY, Arg::new("record", ArgKind::Name(usize::MAX))],
+    options: &[],
+    reply: "1.",
+    refusals: &[],
+    examples: "",
+    internal: true,
+};

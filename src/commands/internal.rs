@@ -1,0 +1,104 @@
+//! What servers send to servers: decided changes, whole records. Refused from anyone else.
+
+use maos_core::codec::{v1, Damaged};
+use maos_core::{Code, Refusal};
+
+use crate::edge::call::Call;
+use crate::edge::keys::{Key, Mode};
+use crate::edge::metrics::METRICS;
+use crate::edge::node::{node, now_us};
+use crate::edge::{guard, log, propagate};
+
+fn only_obeyed(call: &Call<'_>) -> Result<(), Refusal> {
+    if call.must_obey() {
+        return Ok(());
+    }
+    Err(Refusal::fixed(
+        Code::Err,
+        "this command is for replicas and the AOF; write with MAOS.SET and its family",
+    ))
+}
+
+/// What cannot be applied is said as loudly as can be: this node now differs from its master.
+fn damaged(what: &str, Damaged(why): Damaged) -> Refusal {
+    METRICS.damaged.one();
+    log::warning(&format!(
+        "{what} could not be applied, and this node differs from the one it came from: {why}"
+    ));
+    Refusal::new(Code::Err, format!("{what} could not be applied: {why}"))
+}
+
+/// MAOS.APPLY fact key value [key value ...]
+pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    let (fact, rest) = (call.args[0], &call.args[1..]);
+    if rest.len() % 2 != 0 {
+        return Err(damaged("a change", Damaged("a key without a value")));
+    }
+    let node = &mut *node();
+    let pairs = rest.chunks_exact(2).map(|p| (p[0], p[1]));
+    let change =
+        v1::decode_fact(fact, pairs, &mut node.interner).map_err(|e| damaged("a change", e))?;
+    let names = call.argv.iter().skip(2).step_by(2);
+    let mut keys = names
+        // SAFETY: the strings of this call; a change names each key once.
+        .map(|name| unsafe { Key::open(call.ctx, *name, Mode::Write) })
+        .collect::<Result<Vec<_>, _>>()?;
+    guard::applying(|| {
+        for (n, key) in keys.iter_mut().enumerate() {
+            key.apply(&change, n);
+        }
+        node.observe(change.stamp, now_us());
+        // SAFETY: the context of this call.
+        unsafe { propagate::verbatim(call.ctx) };
+    });
+    call.reply_int(1);
+    Ok(())
+}
+
+/// MAOS.LOAD key record
+pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    let node = &mut *node();
+    let record = v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
+        .map_err(|e| damaged("a record", e))?;
+    let newest = record.current().stamp();
+    // SAFETY: the strings of this call.
+    let mut key = unsafe { Key::open(call.ctx, call.argv[1], Mode::Write) }?;
+    guard::applying(|| {
+        key.put(record);
+        key.signal();
+        node.observe(newest, now_us());
+        // SAFETY: the context of this call.
+        unsafe { propagate::verbatim(call.ctx) };
+    });
+    call.reply_int(1);
+    Ok(())
+}
+
+/// MAOS.FAIL key point times: in debug builds, the next hits of a failpoint panic; point `clock`
+/// moves the wall clock by so many milliseconds.
+#[cfg(debug_assertions)]
+pub const FAIL: maos_core::wire::CommandSpec = maos_core::wire::CommandSpec {
+    name: "MAOS.FAIL",
+    summary: "Arms a failpoint; in debug builds only",
+    arity: 3,
+    flags: "readonly",
+    acl: "dangerous admin",
+    keys: maos_core::wire::Keys::Pairs(3, maos_core::wire::Access::Read),
+    args: &[],
+    ..maos_core::wire::state::LOAD
+};
+
+#[cfg(debug_assertions)]
+pub fn fail(call: &Call<'_>) -> Result<(), Refusal> {
+    use crate::edge::failpoint;
+    let text = |n: usize| std::str::from_utf8(call.args[n]).unwrap_or_default();
+    let n = text(1).parse::<i64>().unwrap_or(0);
+    match text(0) {
+        "clock" => failpoint::set_clock((n != 0).then_some(n.saturating_mul(1000))),
+        point => failpoint::arm(point, n.unsigned_abs()),
+    }
+    call.reply_int(1);
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! The handlers: one for each entry of the command table. A public command without one does not
+//! compile.
+#![allow(unsafe_code)] // the shims that the server calls; all they do is enter the guard
+
+mod internal;
+mod state;
+
+use std::ffi::c_int;
+
+use maos_core::wire::state as cmd;
+use maos_core::wire::{CommandSpec, Request};
+
+use crate::edge::api::raw;
+use crate::edge::call::enter;
+use crate::edge::guard::Breaker;
+
+/// What the server calls.
+pub type Handler = unsafe extern "C" fn(
+    *mut raw::RedisModuleCtx,
+    *mut *mut raw::RedisModuleString,
+    c_int,
+) -> c_int;
+
+/// A shim for the server that runs `$run` under the guard.
+macro_rules! handler {
+    ($spec:expr, $run:expr) => {{
+        unsafe extern "C" fn shim(
+            ctx: *mut raw::RedisModuleCtx,
+            argv: *mut *mut raw::RedisModuleString,
+            argc: c_int,
+        ) -> c_int {
+            static BREAKER: Breaker = Breaker::new();
+            // SAFETY: the server's own arguments, in its callback.
+            unsafe { enter($spec, &BREAKER, ctx, argv, argc, |call| $run(call)) }
+        }
+        ($spec, shim as Handler)
+    }};
+}
+
+macro_rules! public {
+    ($($kind:ident $name:ident),*) => {
+        const PUBLIC: &[(&CommandSpec, Handler)] = &[
+            $(handler!(
+                <cmd::$name<'static> as Request<'static>>::SPEC,
+                |call| state::$kind::<cmd::$name<'_>>(call)
+            )),*
+        ];
+    };
+}
+maos_core::for_each_command!(public);
+
+const INTERNAL: &[(&CommandSpec, Handler)] = &[
+    handler!(&cmd::APPLY, internal::apply),
+    handler!(&cmd::LOAD, internal::load),
+    #[cfg(debug_assertions)]
+    handler!(&internal::FAIL, internal::fail),
+];
+
+/// Every command and what runs it.
+pub const HANDLERS: &[&[(&CommandSpec, Handler)]] = &[PUBLIC, INTERNAL];

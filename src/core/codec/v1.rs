@@ -1,0 +1,292 @@
+//! Encoding 1: the record in RDB files, DUMP payloads and rewritten AOFs, and the fact that
+//! travels to replicas and the AOF.
+//!
+//! Integers are bincode varints (little-endian); `bytes` is a length and that many bytes.
+//!
+//! ```text
+//! record  = 1, sections, writers, [created, floor], versions
+//! sections= one byte; bit 0: created and floor follow; bits 1 lock, 2 fences, 3 partition: their
+//!           places, which this version refuses; all other bits 0
+//! writers = count, then for each: author bytes, 0 | 1 and agent bytes
+//! versions= count, then for each, oldest first: index of its writer, blob bytes (see `record`)
+//!
+//! fact    = 1, kind, parts, stamp, author bytes, [agent bytes], [meta bytes], [reqid bytes],
+//!           [expires at], [drops for each key]
+//! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops
+//! ```
+//!
+//! The keys and values of a fact are not in it: they travel beside it as arguments of their own.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Damaged, Reader, Writer};
+use crate::change::{Change, Expiry, Kind, Write};
+use crate::config::{AGENT_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, META_MAX, REQID_MAX};
+use crate::record::{Record, Version};
+use crate::{json, Interner, Stamp, Who};
+
+/// The number of this encoding, in the first byte of all it writes and in the RDB type.
+pub const ENCODING: u8 = 1;
+
+const HAS_PAST: u8 = 1;
+const LATER_SECTIONS: u8 = 0b1110;
+
+/// Bounds on a record that is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The longest value.
+    pub value_max: usize,
+    /// The largest stamp.
+    pub newest: Stamp,
+}
+
+impl Bounds {
+    /// What no setting forbids: for what this node or its master wrote.
+    pub const HARD: Bounds = Bounds {
+        value_max: HARD_VALUE_MAX as usize,
+        newest: Stamp::MAX,
+    };
+}
+
+/// Appends the encoding of a record.
+pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
+    let w = &mut Writer(out);
+    w.byte(ENCODING);
+    let plain = record.len() == 1
+        && record.floor() == Stamp::NONE
+        && record.created() == record.current().stamp();
+    w.byte(if plain { 0 } else { HAS_PAST });
+    let writers = writers(record);
+    w.number(writers.len() as u64);
+    for who in &writers {
+        w.bytes(&who.author);
+        w.byte(u8::from(who.agent.is_some()));
+        if let Some(agent) = &who.agent {
+            w.bytes(agent);
+        }
+    }
+    if !plain {
+        w.number(record.created().0);
+        w.number(record.floor().0);
+    }
+    w.number(record.len() as u64);
+    // Versions come in runs of one writer.
+    let mut at = 0;
+    for v in record.iter() {
+        if writers[at] != v.who() {
+            at = writers.iter().position(|w| *w == v.who()).unwrap_or(0);
+        }
+        w.number(at as u64);
+        w.bytes(v.blob());
+    }
+}
+
+/// The writers of a record, each once, in the order in which they first wrote.
+fn writers(record: &Record) -> Vec<&Arc<Who>> {
+    let mut found: Vec<&Arc<Who>> = Vec::with_capacity(1);
+    for v in record.iter() {
+        let known = found.last().is_some_and(|w| *w == v.who());
+        if !known && !found.contains(&v.who()) {
+            found.push(v.who());
+        }
+    }
+    found
+}
+
+/// Decodes a record. Total: any bytes give a record that keeps every bound, or an error.
+///
+/// # Errors
+/// [`Damaged`], naming the first thing that is wrong.
+pub fn decode_record(
+    bytes: &[u8],
+    bounds: Bounds,
+    interner: &mut Interner,
+) -> Result<Record, Damaged> {
+    let r = &mut Reader::new(bytes);
+    if r.byte()? != ENCODING {
+        return Err(Damaged("the encoding is not 1"));
+    }
+    let sections = r.byte()?;
+    if sections & LATER_SECTIONS != 0 {
+        return Err(Damaged("it has parts that only a later version knows"));
+    }
+    if sections & !HAS_PAST != 0 {
+        return Err(Damaged("unknown sections"));
+    }
+    let mut writers = Vec::new();
+    for _ in 0..r.count(HARD_VERSIONS_MAX)? {
+        writers.push(decode_who(r, interner)?);
+    }
+    let (mut created, mut floor) = (Stamp::NONE, Stamp::NONE);
+    if sections & HAS_PAST != 0 {
+        created = Stamp(r.number()?);
+        floor = Stamp(r.number()?);
+    }
+    let mut versions = VecDeque::new();
+    for _ in 0..r.count(HARD_VERSIONS_MAX)? {
+        let who = usize::try_from(r.number()?)
+            .ok()
+            .and_then(|i| writers.get(i));
+        let who = who.ok_or(Damaged("a version by an unknown writer"))?;
+        versions.push_back(decode_version(r.bytes()?, who, bounds)?);
+    }
+    r.end()?;
+    versions.shrink_to_fit();
+    if sections & HAS_PAST == 0 {
+        created = versions.back().map_or(Stamp::NONE, Version::stamp);
+        if versions.len() != 1 {
+            return Err(Damaged("a record without a past has one version"));
+        }
+    }
+    Record::from_parts(created, floor, versions)
+        .ok_or(Damaged("versions that contradict each other"))
+}
+
+fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, Damaged> {
+    let author = r.bytes()?;
+    let agent = match r.byte()? {
+        0 => None,
+        1 => Some(r.bytes()?),
+        _ => return Err(Damaged("an agent must be there or not")),
+    };
+    if author.len() > AUTHOR_MAX || agent.is_some_and(|a| a.is_empty() || a.len() > AGENT_MAX) {
+        return Err(Damaged("a writer's name is too long, or empty"));
+    }
+    Ok(interner.get(author, agent))
+}
+
+/// The longest ACL user name that is loaded.
+const AUTHOR_MAX: usize = 64 << 10;
+
+fn decode_version(blob: &[u8], who: &Arc<Who>, bounds: Bounds) -> Result<Version, Damaged> {
+    let v = Version::from_blob(blob, who.clone(), bounds.value_max)
+        .ok_or(Damaged("a version that makes no sense"))?;
+    if v.stamp() > bounds.newest {
+        return Err(Damaged("a version too far in the future"));
+    }
+    if v.reqid().is_some_and(|r| r.len() > REQID_MAX) {
+        return Err(Damaged("a request id that is too long"));
+    }
+    if let Some(meta) = v.meta() {
+        if meta.len() > META_MAX || json::check_meta(meta).is_err() {
+            return Err(Damaged("metadata that is not a JSON object within bounds"));
+        }
+    }
+    Ok(v)
+}
+
+const HAS_AGENT: u8 = 1;
+const HAS_META: u8 = 2;
+const HAS_REQID: u8 = 4;
+const CLEARS: u8 = 8;
+const EXPIRES: u8 = 16;
+const HAS_DROPS: u8 = 32;
+
+/// Appends the fact of a change: all of it but keys and values.
+pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
+    let mut parts = 0;
+    let drops = change.writes.iter().any(|w| w.drops > 0);
+    for (present, bit) in [
+        (change.who.agent.is_some(), HAS_AGENT),
+        (change.meta.is_some(), HAS_META),
+        (change.reqid.is_some(), HAS_REQID),
+        (change.expiry == Expiry::Clear, CLEARS),
+        (matches!(change.expiry, Expiry::At(_)), EXPIRES),
+        (drops, HAS_DROPS),
+    ] {
+        parts |= if present { bit } else { 0 };
+    }
+    let w = &mut Writer(out);
+    w.byte(ENCODING);
+    w.byte(change.kind as u8);
+    w.byte(parts);
+    w.number(change.stamp.0);
+    w.bytes(&change.who.author);
+    for part in [
+        change.who.agent.as_deref(),
+        change.meta.as_deref(),
+        change.reqid.as_deref(),
+    ] {
+        if let Some(bytes) = part {
+            w.bytes(bytes);
+        }
+    }
+    if let Expiry::At(ms) = change.expiry {
+        w.number(ms);
+    }
+    if drops {
+        for write in &change.writes {
+            w.number(write.drops as u64);
+        }
+    }
+}
+
+/// Decodes a change from its fact and the keys and values beside it.
+///
+/// # Errors
+/// [`Damaged`] if the fact is not one, or does not fit the number of keys.
+pub fn decode_fact<'a>(
+    fact: &'a [u8],
+    pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
+    interner: &mut Interner,
+) -> Result<Change<'a>, Damaged> {
+    let r = &mut Reader::new(fact);
+    if r.byte()? != ENCODING {
+        return Err(Damaged("the fact's encoding is not 1"));
+    }
+    let kind = match r.byte()? {
+        1 => Kind::Set,
+        2 => Kind::Delete,
+        3 => Kind::Rollback,
+        4 => Kind::Trim,
+        _ => return Err(Damaged("a kind of change that only a later version knows")),
+    };
+    let parts = r.byte()?;
+    if parts >= HAS_DROPS * 2 || parts & (CLEARS | EXPIRES) == CLEARS | EXPIRES {
+        return Err(Damaged("unknown parts of a fact"));
+    }
+    let stamp = Stamp(r.number()?);
+    if stamp > Stamp::MAX || (stamp == Stamp::NONE) != (kind == Kind::Trim) {
+        return Err(Damaged("a fact with an impossible stamp"));
+    }
+    let author = r.bytes()?;
+    let mut part = |bit| -> Result<Option<&'a [u8]>, Damaged> {
+        (parts & bit != 0).then(|| r.bytes()).transpose()
+    };
+    let (agent, meta, reqid) = (part(HAS_AGENT)?, part(HAS_META)?, part(HAS_REQID)?);
+    if meta.is_some_and(|m| m.len() > META_MAX) || reqid.is_some_and(|r| r.len() > REQID_MAX) {
+        return Err(Damaged(
+            "a fact with metadata or a request id that is too long",
+        ));
+    }
+    let expiry = match parts & (CLEARS | EXPIRES) {
+        0 => Expiry::Keep,
+        CLEARS => Expiry::Clear,
+        _ => Expiry::At(r.number()?),
+    };
+    let mut change = Change {
+        kind,
+        stamp,
+        who: interner.get(author, agent),
+        meta: meta.map(Cow::Borrowed),
+        reqid: reqid.map(Cow::Borrowed),
+        expiry,
+        writes: Default::default(),
+    };
+    for (key, value) in pairs {
+        let drops = if parts & HAS_DROPS != 0 {
+            r.number()?
+        } else {
+            0
+        };
+        change.writes.push(Write {
+            key: Cow::Borrowed(key),
+            value: Cow::Borrowed(value),
+            drops: usize::try_from(drops).unwrap_or(usize::MAX),
+        });
+    }
+    r.end()?;
+    Ok(change)
+}

@@ -1,0 +1,68 @@
+//! The server's functions, found by name when the module is loaded. Which of them a server offers
+//! is the only thing that is ever asked about it; its version number is not.
+
+pub use redis_module::raw;
+
+/// The server's function of this name. Only for those in [`NEEDED`]: they were there at load.
+macro_rules! api {
+    ($name:ident) => {
+        match $crate::edge::api::api_if!($name) {
+            Some(function) => function,
+            None => $crate::edge::api::missing(stringify!($name)),
+        }
+    };
+}
+
+/// The server's function of this name, if it offers it.
+macro_rules! api_if {
+    ($name:ident) => {{
+        #[allow(unused_unsafe)]
+        // SAFETY: the table of functions is filled once, at load, before anything else runs.
+        let function = unsafe { $crate::edge::api::raw::$name };
+        function
+    }};
+}
+
+pub(crate) use {api, api_if};
+
+#[cold]
+pub fn missing(name: &str) -> ! {
+    panic!("the server does not offer {name}")
+}
+
+macro_rules! needed {
+    ($($name:ident)*) => {
+        /// The functions without which the module does not load and that this server lacks.
+        pub fn lacking() -> Vec<&'static str> {
+            let mut missing = vec![];
+            $(if api_if!($name).is_none() {
+                missing.push(stringify!($name));
+            })*
+            missing
+        }
+    };
+}
+
+// All offered since Redis 7.0.
+needed! {
+    RedisModule_Alloc RedisModule_Realloc RedisModule_Calloc RedisModule_Free
+    RedisModule_CreateCommand RedisModule_GetCommand RedisModule_SetCommandInfo
+    RedisModule_CreateDataType RedisModule_SetModuleOptions
+    RedisModule_OpenKey RedisModule_CloseKey RedisModule_KeyType
+    RedisModule_ModuleTypeGetType RedisModule_ModuleTypeGetValue RedisModule_ModuleTypeSetValue
+    RedisModule_GetExpire RedisModule_SetExpire RedisModule_SetAbsExpire
+    RedisModule_SignalModifiedKey RedisModule_Replicate RedisModule_ReplicateVerbatim
+    RedisModule_StringPtrLen RedisModule_CreateString RedisModule_FreeString
+    RedisModule_GetCurrentUserName RedisModule_GetContextFlags RedisModule_AvoidReplicaTraffic
+    RedisModule_ReplyWithError RedisModule_ReplyWithNull RedisModule_ReplyWithLongLong
+    RedisModule_ReplyWithStringBuffer RedisModule_ReplyWithArray RedisModule_ReplyWithMap
+    RedisModule_LoadStringBuffer RedisModule_SaveStringBuffer RedisModule_EmitAOF
+    RedisModule_LogIOError RedisModule_Log
+    RedisModule_DigestAddStringBuffer RedisModule_DigestAddLongLong RedisModule_DigestEndSequence
+    RedisModule_DefragAlloc RedisModule_RegisterInfoFunc RedisModule_InfoAddSection
+    RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldCString
+    RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
+    RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
+    RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
+    RedisModule_ScanCursorRestart RedisModule_SelectDb
+}

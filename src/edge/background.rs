@@ -1,0 +1,209 @@
+//! The background pass: walks over the keys in small steps, lets versions go that have grown too
+//! old (on masters, and as a change like any other), and compresses older payloads (on replicas
+//! too: how a version is kept is nobody's business but the node's).
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void, CStr};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use maos_core::change::Change;
+use maos_core::record::Record;
+
+use super::api::{api, raw};
+use super::call::{bytes_of, flags};
+use super::keys::{Key, Mode};
+use super::metrics::{held, METRICS};
+use super::node::{node, now_us};
+use super::{guard, log, propagate};
+use crate::persist;
+
+/// Milliseconds from one step to the next.
+const PERIOD_MS: i64 = 100;
+/// Steps between two looks at the eviction policy.
+const POLICY_EVERY: u32 = 20;
+/// Bytes of values that are compressed at one key before the clock is looked at again.
+const PACK_BYTES: usize = 256 << 10;
+
+static EVICTS_STATE: AtomicBool = AtomicBool::new(false);
+
+/// True if the server may evict keys that do not expire: state would vanish under its users.
+pub fn evicts_state() -> bool {
+    EVICTS_STATE.load(Relaxed)
+}
+
+/// Starts the pass.
+pub fn start(ctx: *mut raw::RedisModuleCtx) {
+    watch_policy(ctx);
+    // SAFETY: the cursor lives as long as the process.
+    let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
+    let pass = Box::new(Pass {
+        cursor,
+        db: Cell::new(0),
+        steps: Cell::new(0),
+    });
+    arm(ctx, Box::into_raw(pass));
+}
+
+struct Pass {
+    cursor: *mut raw::RedisModuleScanCursor,
+    db: Cell<c_int>,
+    steps: Cell<u32>,
+}
+
+fn arm(ctx: *mut raw::RedisModuleCtx, pass: *mut Pass) {
+    // SAFETY: a context of the server; the pass is never freed.
+    unsafe { api!(RedisModule_CreateTimer)(ctx, PERIOD_MS, Some(tick), pass.cast()) };
+}
+
+unsafe extern "C" fn tick(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
+    // SAFETY: made by `start`, never freed, used on this thread only.
+    guard::run(|| unsafe { &*pass.cast::<Pass>() }.step(ctx));
+    arm(ctx, pass.cast());
+}
+
+/// What one callback of the scan needs, and what it found.
+struct Step {
+    compress_min: usize,
+    now_us: u64,
+    trims: bool,
+    found: Cell<Vec<*mut raw::RedisModuleString>>,
+}
+
+impl Pass {
+    fn step(&self, ctx: *mut raw::RedisModuleCtx) {
+        self.steps.set(self.steps.get().wrapping_add(1));
+        if self.steps.get().is_multiple_of(POLICY_EVERY) {
+            watch_policy(ctx);
+        }
+        let budget = Duration::from_micros(node().limits.background_us);
+        let now = flags(ptr::null_mut());
+        let idle = raw::REDISMODULE_CTX_FLAGS_LOADING
+            | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING
+            | raw::REDISMODULE_CTX_FLAGS_ACTIVE_CHILD;
+        // While a child saves, every byte touched is copied: wait until it is done.
+        if budget.is_zero() || now & idle != 0 {
+            return;
+        }
+        let began = Instant::now();
+        while began.elapsed() < budget {
+            if !self.bucket(ctx, now & raw::REDISMODULE_CTX_FLAGS_MASTER != 0) {
+                return;
+            }
+        }
+    }
+
+    /// Looks at one bucket of the keyspace. False at the end of it all.
+    fn bucket(&self, ctx: *mut raw::RedisModuleCtx, master: bool) -> bool {
+        // SAFETY: the context of the timer. Extra traffic would keep a failover from its end.
+        let (selected, trims) = unsafe {
+            (
+                api!(RedisModule_SelectDb)(ctx, self.db.get()),
+                master && api!(RedisModule_AvoidReplicaTraffic)() == 0,
+            )
+        };
+        if selected != raw::REDISMODULE_OK as c_int {
+            self.db.set(0);
+            return false;
+        }
+        let step = Step {
+            compress_min: node().limits.compress_min,
+            now_us: now_us(),
+            trims,
+            found: Cell::new(vec![]),
+        };
+        // SAFETY: `look` is given `step` back, which outlives the call.
+        let more = unsafe {
+            let data = (&raw const step).cast_mut().cast();
+            api!(RedisModule_Scan)(ctx, self.cursor, Some(look), data)
+        };
+        for name in step.found.take() {
+            trim(ctx, name, step.now_us);
+            // SAFETY: made by `look`, and not used after this.
+            unsafe { api!(RedisModule_FreeString)(ctx, name) };
+        }
+        if more == 0 {
+            self.db.set(self.db.get() + 1);
+            // SAFETY: the cursor is ours.
+            unsafe { api!(RedisModule_ScanCursorRestart)(self.cursor) };
+        }
+        true
+    }
+}
+
+unsafe extern "C" fn look(
+    ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    key: *mut raw::RedisModuleKey,
+    step: *mut c_void,
+) {
+    guard::run(|| {
+        // SAFETY: `step` is what `bucket` gave; the key is open or null while this runs, and a
+        // value of our type is a record, which nothing else looks at meanwhile.
+        let (step, record) = unsafe {
+            if key.is_null() || api!(RedisModule_ModuleTypeGetType)(key) != persist::data_type() {
+                return;
+            }
+            let record = api!(RedisModule_ModuleTypeGetValue)(key).cast::<Record>();
+            (&*step.cast::<Step>(), record.as_mut())
+        };
+        let Some(record) = record else { return };
+        if record.may_pack(step.compress_min) {
+            let before = held(record);
+            let packed = record.pack(step.compress_min, PACK_BYTES);
+            METRICS.compressed.add(packed as u64);
+            METRICS.changed(before, held(record));
+        }
+        if step.trims && record.surplus(&node().limits, step.now_us, false) > 0 {
+            let mut found = step.found.take();
+            // SAFETY: the name lives while this runs; it is copied.
+            unsafe {
+                let bytes = bytes_of(name);
+                let start = bytes.as_ptr().cast();
+                found.push(api!(RedisModule_CreateString)(ctx, start, bytes.len()));
+            }
+            step.found.set(found);
+        }
+    });
+}
+
+/// Lets the oldest versions of a key go, here and on replicas. Looked at anew: the scan's view of
+/// the key is over.
+fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
+    // SAFETY: the timer's context; the name is ours and lives through the call.
+    let Ok(mut key) = (unsafe { Key::open(ctx, name, Mode::Write) }) else {
+        return;
+    };
+    let node = &mut *node();
+    let drops = key
+        .record()
+        .map_or(0, |r| r.surplus(&node.limits, now_us, false));
+    if drops == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    let change = Change::trim(unsafe { bytes_of(name) }, drops);
+    guard::applying(|| {
+        key.apply(&change, 0);
+        // SAFETY: as above.
+        unsafe { propagate::change(ctx, &[name], &change, &mut node.scratch) };
+    });
+    METRICS.trimmed.add(drops as u64);
+}
+
+/// Warns when the server may evict state.
+fn watch_policy(ctx: *mut raw::RedisModuleCtx) {
+    // SAFETY: the field's text lives until the information is freed.
+    let evicts = unsafe {
+        let info = api!(RedisModule_GetServerInfo)(ctx, c"memory".as_ptr());
+        let policy = api!(RedisModule_ServerInfoGetFieldC)(info, c"maxmemory_policy".as_ptr());
+        let evicts = !policy.is_null() && CStr::from_ptr(policy).to_bytes().starts_with(b"allkeys");
+        api!(RedisModule_FreeServerInfo)(ctx, info);
+        evicts
+    };
+    if evicts && !EVICTS_STATE.swap(evicts, Relaxed) {
+        log::warning("maxmemory-policy is allkeys-*: the server may evict state keys, their history with them, without telling anybody. Set maxmemory-policy noeviction (or volatile-*)");
+    }
+    EVICTS_STATE.store(evicts, Relaxed);
+}

@@ -1,0 +1,160 @@
+//! One call of a command: its arguments as bytes, and the way back to the client.
+
+use std::ffi::{c_char, c_int, CString};
+use std::slice;
+
+use maos_core::wire::{CommandSpec, Reply, Sink};
+use maos_core::{Code, Refusal};
+use smallvec::SmallVec;
+
+use super::api::{api, raw};
+use super::guard::{self, Breaker};
+use super::metrics::METRICS;
+
+/// A call in progress. Lives no longer than the server's callback.
+pub struct Call<'a> {
+    /// The server's context of this call.
+    pub ctx: *mut raw::RedisModuleCtx,
+    /// The server's strings of the arguments, the command's name first.
+    pub argv: &'a [*mut raw::RedisModuleString],
+    /// The bytes of the arguments after the command's name.
+    pub args: SmallVec<[&'a [u8]; 12]>,
+}
+
+/// The bytes of a server's string.
+///
+/// # Safety
+/// `string` must be a live string of the server, and stay so for `'a`.
+pub unsafe fn bytes_of<'a>(string: *const raw::RedisModuleString) -> &'a [u8] {
+    let mut len = 0;
+    // SAFETY: by the caller; the server gives a pointer to `len` bytes.
+    unsafe {
+        let start = api!(RedisModule_StringPtrLen)(string, &raw mut len);
+        if start.is_null() {
+            return &[];
+        }
+        slice::from_raw_parts(start.cast(), len)
+    }
+}
+
+/// Runs a command: understands the server's arguments, contains panics, answers.
+///
+/// # Safety
+/// To be called with what the server gives a command's callback, and in it.
+pub unsafe fn enter(
+    spec: &CommandSpec,
+    breaker: &Breaker,
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+    handler: impl FnOnce(&Call<'_>) -> Result<(), Refusal>,
+) -> c_int {
+    let done = guard::run(|| {
+        if let Some(seconds) = breaker.off_for() {
+            return Err(Refusal::new(
+                Code::Busy,
+                format!("{} is switched off for {seconds} more seconds after repeated panics; the server's log says where", spec.name),
+            ));
+        }
+        // SAFETY: by the caller: `argc` strings that live through the callback.
+        let argv = unsafe { slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) };
+        let call = Call {
+            ctx,
+            argv,
+            // SAFETY: as above.
+            args: argv[1..].iter().map(|s| unsafe { bytes_of(*s) }).collect(),
+        };
+        handler(&call)
+    });
+    match done {
+        Some(Ok(())) => {}
+        Some(Err(refusal)) => refuse(ctx, &refusal),
+        None => {
+            breaker.tripped(spec.name);
+            let text = format!("{} met a fault of its own and changed nothing; the server's log says where. Please report it", spec.name);
+            refuse(ctx, &Refusal::new(Code::Err, text));
+        }
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
+fn refuse(ctx: *mut raw::RedisModuleCtx, refusal: &Refusal) {
+    METRICS.refusals[refusal.code as usize].one();
+    let line = CString::new(refusal.to_string()).unwrap_or_default();
+    // SAFETY: the context of this call; the server copies the line.
+    unsafe {
+        api!(RedisModule_ReplyWithError)(ctx, line.as_ptr());
+    }
+}
+
+impl Call<'_> {
+    /// Answers.
+    pub fn reply(&self, reply: &impl Reply) {
+        reply.emit(&mut Out(self.ctx));
+    }
+
+    /// Answers with an integer.
+    pub fn reply_int(&self, n: i64) {
+        Out(self.ctx).int(n);
+    }
+
+    /// Does something with the name of the ACL user of the connection.
+    pub fn with_user<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+        // SAFETY: the string is ours to free, and is used before that.
+        unsafe {
+            let name = api!(RedisModule_GetCurrentUserName)(self.ctx);
+            if name.is_null() {
+                return then(b"default");
+            }
+            let result = then(bytes_of(name));
+            api!(RedisModule_FreeString)(self.ctx, name);
+            result
+        }
+    }
+
+    /// True if the call comes from where it must be obeyed: a master, the AOF.
+    pub fn must_obey(&self) -> bool {
+        let from = raw::REDISMODULE_CTX_FLAGS_REPLICATED
+            | raw::REDISMODULE_CTX_FLAGS_LOADING
+            | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+        flags(self.ctx) & from != 0
+    }
+}
+
+/// The server's flags for a context; null asks for those of the server alone.
+pub fn flags(ctx: *mut raw::RedisModuleCtx) -> u32 {
+    // SAFETY: a context of the server or null, which the function allows.
+    unsafe { api!(RedisModule_GetContextFlags)(ctx) }.unsigned_abs()
+}
+
+/// The connection, as a sink for replies.
+struct Out(*mut raw::RedisModuleCtx);
+
+// SAFETY of all calls here: the context is that of the call in progress, and the server copies.
+impl Sink for Out {
+    fn null(&mut self) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_ReplyWithNull)(self.0) };
+    }
+
+    fn int(&mut self, n: i64) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_ReplyWithLongLong)(self.0, n) };
+    }
+
+    fn bulk(&mut self, bytes: &[u8]) {
+        let start = bytes.as_ptr().cast::<c_char>();
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_ReplyWithStringBuffer)(self.0, start, bytes.len()) };
+    }
+
+    fn array(&mut self, len: usize) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_ReplyWithArray)(self.0, len as _) };
+    }
+
+    fn map(&mut self, pairs: usize) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_ReplyWithMap)(self.0, pairs as _) };
+    }
+}

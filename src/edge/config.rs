@@ -1,0 +1,82 @@
+//! Registers the table of settings with `CONFIG`.
+
+use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+
+use maos_core::config::{Limits, Unit, SETTINGS};
+
+use super::api::{api, raw};
+
+static VALUES: [AtomicI64; SETTINGS.len()] = [const { AtomicI64::new(0) }; SETTINGS.len()];
+static CHANGED: AtomicBool = AtomicBool::new(true);
+
+/// True once after a setting has changed.
+pub fn take_changed() -> bool {
+    CHANGED.load(Relaxed) && CHANGED.swap(false, Relaxed)
+}
+
+/// The limits that the settings make.
+pub fn limits() -> Limits {
+    Limits::from_values(|k| VALUES[k as usize].load(Relaxed).unsigned_abs())
+}
+
+// The server checks the range before it sets, so these cannot fail; there is nothing to guard.
+
+unsafe extern "C" fn get(_: *const c_char, which: *mut c_void) -> c_longlong {
+    VALUES[which.addr() % SETTINGS.len()].load(Relaxed)
+}
+
+unsafe extern "C" fn set(
+    _: *const c_char,
+    value: c_longlong,
+    which: *mut c_void,
+    _: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    VALUES[which.addr() % SETTINGS.len()].store(value, Relaxed);
+    CHANGED.store(true, Relaxed);
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Registers all settings and takes their values from `redis.conf`.
+///
+/// # Errors
+/// What the server refused.
+pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
+    for (index, s) in SETTINGS.iter().enumerate() {
+        let name = CString::new(s.name).unwrap_or_default();
+        let flags = match s.unit {
+            Unit::Bytes => raw::REDISMODULE_CONFIG_MEMORY,
+            _ => raw::REDISMODULE_CONFIG_DEFAULT,
+        };
+        let [default, min, max] =
+            [s.default, s.min, s.max].map(|n| c_longlong::try_from(n).unwrap_or(c_longlong::MAX));
+        VALUES[index].store(default, Relaxed);
+        // SAFETY: called in OnLoad with its context; the server copies the name. The pointer that
+        // comes back to `get` and `set` is the index and never followed.
+        let done = unsafe {
+            api!(RedisModule_RegisterNumericConfig)(
+                ctx,
+                name.as_ptr(),
+                default,
+                flags,
+                min,
+                max,
+                Some(get),
+                Some(set),
+                None,
+                ptr::without_provenance_mut(index),
+            )
+        };
+        if done != raw::REDISMODULE_OK as c_int {
+            return Err(format!("the setting maos.{} was not taken", s.name));
+        }
+    }
+    // SAFETY: in OnLoad, after all settings are registered, as the server wants it.
+    match unsafe { api!(RedisModule_LoadConfigs)(ctx) } == raw::REDISMODULE_OK as c_int {
+        true => Ok(()),
+        false => {
+            Err("a maos setting of redis.conf was not taken; the line above says which".into())
+        }
+    }
+}

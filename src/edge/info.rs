@@ -1,0 +1,72 @@
+//! `INFO maos`.
+
+use std::ffi::{c_int, CStr, CString};
+
+use maos_core::wire::reference::COMMANDS;
+use maos_core::Code;
+
+use super::api::{api, raw};
+use super::metrics::METRICS;
+use super::{background, guard, node};
+
+/// Registers the section.
+pub fn register(ctx: *mut raw::RedisModuleCtx) {
+    // SAFETY: in OnLoad, with its context.
+    unsafe { api!(RedisModule_RegisterInfoFunc)(ctx, Some(info)) };
+}
+
+unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report: c_int) {
+    // In a crash report nothing may be assumed, so nothing is touched.
+    if for_crash_report == 0 {
+        guard::run(|| write(ctx));
+    }
+}
+
+fn write(ctx: *mut raw::RedisModuleInfoCtx) {
+    // SAFETY: the context of this callback; a null name makes the section `maos`.
+    if unsafe { api!(RedisModule_InfoAddSection)(ctx, std::ptr::null()) }
+        != raw::REDISMODULE_OK as c_int
+    {
+        return;
+    }
+    let number = |name: &str, n: u64| {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: the context of this callback; the server copies the name.
+        unsafe { api!(RedisModule_InfoAddFieldULongLong)(ctx, name.as_ptr(), n) };
+    };
+    let m = &METRICS;
+    let [records, versions, bytes] = m.totals();
+    number("records", records);
+    number("versions", versions);
+    number("bytes", bytes);
+    number("writes", m.writes.get());
+    number("trimmed", m.trimmed.get());
+    number("compressed", m.compressed.get());
+    number("unlinked", m.unlinked.get());
+    number("panics", m.panics.get());
+    number("damaged", m.damaged.get());
+    // The wall clock that went on while this was gathered is no drift.
+    let ahead = node::node().clock.last().0.saturating_sub(node::now_us());
+    number("clock_ahead_us", ahead);
+    number("stamps_ahead", m.stamps_ahead.get());
+    for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {
+        if counter.get() > 0 {
+            let name = spec.name.trim_start_matches("MAOS.").to_ascii_lowercase();
+            number(&format!("conflicts_{name}"), counter.get());
+        }
+    }
+    for (code, counter) in Code::ALL.iter().zip(&m.refusals) {
+        if counter.get() > 0 {
+            let name = code.word().to_ascii_lowercase();
+            number(&format!("refusals_{name}"), counter.get());
+        }
+    }
+    let eviction: &CStr = match background::evicts_state() {
+        true => c"unsafe: maxmemory-policy evicts keys that do not expire; use noeviction or a volatile policy",
+        false => c"ok",
+    };
+    // SAFETY: as above; the server copies both strings.
+    unsafe {
+        api!(RedisModule_InfoAddFieldCString)(ctx, c"eviction".as_ptr(), eviction.as_ptr());
+    }
+}

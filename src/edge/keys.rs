@@ -1,0 +1,155 @@
+//! Keys opened for one call: the one typed way to a record.
+
+use std::marker::PhantomData;
+
+use maos_core::change::{Change, Expiry};
+use maos_core::record::Record;
+use maos_core::refusal::WRONG_TYPE;
+use maos_core::Refusal;
+
+use super::api::{api, raw};
+use super::failpoint;
+use super::metrics::{held, METRICS};
+use crate::persist;
+
+/// What a key is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// To read.
+    Read,
+    /// To read and write.
+    Write,
+}
+
+/// An open key of our type, or of none. Closed when it goes.
+pub struct Key<'c> {
+    ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    handle: *mut raw::RedisModuleKey,
+    record: *mut Record,
+    call: PhantomData<&'c ()>,
+}
+
+impl<'c> Key<'c> {
+    /// Opens a key.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if it holds something else.
+    ///
+    /// # Safety
+    /// `ctx` and `name` must be the server's and live for `'c`, and no other `Key` of the same name
+    /// may be open for writing.
+    pub unsafe fn open(
+        ctx: *mut raw::RedisModuleCtx,
+        name: *mut raw::RedisModuleString,
+        mode: Mode,
+    ) -> Result<Key<'c>, Refusal> {
+        let mode = match mode {
+            Mode::Read => raw::REDISMODULE_READ,
+            Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
+        };
+        // SAFETY: by the caller; the handle is used until `drop` closes it.
+        let handle = unsafe { api!(RedisModule_OpenKey)(ctx, name, mode as _) };
+        let mut key = Key {
+            ctx,
+            name,
+            handle,
+            record: std::ptr::null_mut(),
+            call: PhantomData,
+        };
+        // SAFETY: the handle is open, or null, which both functions take for an empty key.
+        let kind = unsafe { api!(RedisModule_KeyType)(handle) };
+        if kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+            return Ok(key);
+        }
+        // SAFETY: the handle is open. A value of our type is a record that `persist` put there.
+        unsafe {
+            if api!(RedisModule_ModuleTypeGetType)(handle) != persist::data_type() {
+                return Err(WRONG_TYPE);
+            }
+            key.record = api!(RedisModule_ModuleTypeGetValue)(handle).cast();
+        }
+        Ok(key)
+    }
+
+    /// The record, if there is one.
+    pub fn record(&self) -> Option<&Record> {
+        // SAFETY: null, or the record of a key that stays open while `self` is borrowed.
+        unsafe { self.record.as_ref() }
+    }
+
+    /// The record, to change how it is kept but not what it says.
+    pub fn record_mut(&mut self) -> Option<&mut Record> {
+        // SAFETY: as for `record`, and `self` is borrowed alone.
+        unsafe { self.record.as_mut() }
+    }
+
+    /// Milliseconds until the key expires; -1 if it does not.
+    pub fn ttl_ms(&self) -> i64 {
+        // SAFETY: the handle is open.
+        unsafe { api!(RedisModule_GetExpire)(self.handle) }
+    }
+
+    /// Applies a change to its `n`-th key, which is this one. Cannot fail.
+    pub fn apply(&mut self, change: &Change<'_>, n: usize) {
+        failpoint::hit("apply");
+        if let Some(record) = self.record_mut() {
+            let before = held(record);
+            change.apply(n, Some(record));
+            METRICS.changed(before, held(record));
+            self.expire(change.expiry);
+        } else if let Some(record) = change.apply(n, None) {
+            self.put(record);
+            if let Expiry::At(_) = change.expiry {
+                self.expire(change.expiry);
+            }
+        }
+        self.signal();
+    }
+
+    /// Puts a record in the place of whatever the key holds.
+    pub fn put(&mut self, record: Record) {
+        let value = persist::boxed(record);
+        self.record = value.cast();
+        // SAFETY: the key is open for writing; the server owns the value from here on.
+        let done = unsafe {
+            api!(RedisModule_ModuleTypeSetValue)(self.handle, persist::data_type(), value)
+        };
+        assert_eq!(
+            done,
+            raw::REDISMODULE_OK as i32,
+            "the key is open for writing"
+        );
+    }
+
+    fn expire(&mut self, expiry: Expiry) {
+        // SAFETY: the key is open for writing and holds a value.
+        unsafe {
+            match expiry {
+                Expiry::Keep => {}
+                Expiry::Clear => {
+                    api!(RedisModule_SetExpire)(self.handle, raw::REDISMODULE_NO_EXPIRE.into());
+                }
+                Expiry::At(ms) => {
+                    let ms = i64::try_from(ms).unwrap_or(i64::MAX / 2);
+                    api!(RedisModule_SetAbsExpire)(self.handle, ms);
+                }
+            }
+        }
+    }
+
+    /// Tells those who WATCH or track the key. Not done by opening it: a refused write is no change.
+    pub fn signal(&self) {
+        // SAFETY: context and name live for `'c`.
+        unsafe { api!(RedisModule_SignalModifiedKey)(self.ctx, self.name) };
+    }
+}
+
+impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        if !self.handle.is_null() {
+            // SAFETY: open, and not used after this.
+            unsafe { api!(RedisModule_CloseKey)(self.handle) };
+        }
+    }
+}

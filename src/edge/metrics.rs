@@ -1,0 +1,107 @@
+//! Counters. Derived state: a restart starts them anew, and the three that say what is held are
+//! made again from the records as they are loaded.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use maos_core::record::Record;
+use maos_core::wire::reference::COMMANDS;
+use maos_core::Code;
+
+/// A number that only grows.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    /// Adds one.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What the module counts. Values are freed in threads too, so all of it is atomic.
+pub struct Metrics {
+    /// Versions written by commands.
+    pub writes: Counter,
+    /// Lost races, by command.
+    pub conflicts: [Counter; COMMANDS.len()],
+    /// Refusals, by code.
+    pub refusals: [Counter; Code::ALL.len()],
+    /// Panics contained.
+    pub panics: Counter,
+    /// Versions trimmed away.
+    pub trimmed: Counter,
+    /// Versions compressed.
+    pub compressed: Counter,
+    /// Stamps too far ahead that came in by loading or replication.
+    pub stamps_ahead: Counter,
+    /// Changes and records that could not be applied or loaded.
+    pub damaged: Counter,
+    /// Records whose value was removed by the server: DEL, expiry, overwriting and so on.
+    pub unlinked: Counter,
+    records: AtomicI64,
+    versions: AtomicI64,
+    bytes: AtomicI64,
+}
+
+/// The one set of counters.
+pub static METRICS: Metrics = Metrics {
+    writes: Counter::new(),
+    conflicts: [const { Counter::new() }; COMMANDS.len()],
+    refusals: [const { Counter::new() }; Code::ALL.len()],
+    panics: Counter::new(),
+    trimmed: Counter::new(),
+    compressed: Counter::new(),
+    stamps_ahead: Counter::new(),
+    damaged: Counter::new(),
+    unlinked: Counter::new(),
+    records: AtomicI64::new(0),
+    versions: AtomicI64::new(0),
+    bytes: AtomicI64::new(0),
+};
+
+/// What a record holds: versions and bytes.
+pub type Held = (i64, i64);
+
+/// Measures a record.
+pub fn held(record: &Record) -> Held {
+    (record.len() as i64, record.bytes() as i64)
+}
+
+impl Metrics {
+    /// A record came into being, or left with `sign` -1.
+    pub fn record(&self, sign: i64, held: Held) {
+        self.records.fetch_add(sign, Relaxed);
+        self.versions.fetch_add(sign * held.0, Relaxed);
+        self.bytes.fetch_add(sign * held.1, Relaxed);
+    }
+
+    /// A record changed.
+    pub fn changed(&self, before: Held, after: Held) {
+        if after.0 != before.0 {
+            self.versions.fetch_add(after.0 - before.0, Relaxed);
+        }
+        if after.1 != before.1 {
+            self.bytes.fetch_add(after.1 - before.1, Relaxed);
+        }
+    }
+
+    /// Records, versions and bytes held now.
+    pub fn totals(&self) -> [u64; 3] {
+        [&self.records, &self.versions, &self.bytes]
+            .map(|n| u64::try_from(n.load(Relaxed)).unwrap_or(0))
+    }
+}

@@ -1,0 +1,21 @@
+//! Where the server ends and the rules begin. Together with `persist`, the only place that may say
+//! `unsafe`; everything it hands on is safe to use for as long as its types allow.
+//!
+//! Every entry from the server goes through [`guard`]: a panic is an answer, not a crash.
+#![allow(unsafe_code)]
+
+pub mod alloc;
+pub mod api;
+pub mod background;
+pub mod call;
+pub mod config;
+pub mod failpoint;
+pub mod guard;
+pub mod info;
+pub mod keys;
+pub mod load;
+pub mod log;
+pub mod metrics;
+pub mod node;
+pub mod propagate;
+pub mod register;

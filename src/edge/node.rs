@@ -1,0 +1,75 @@
+//! What the module holds besides keys: its clock, the writers' table, the settings. All derived or
+//! configured; nothing here is a second truth.
+
+use std::cell::{RefCell, RefMut};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use maos_core::clock::Clock;
+use maos_core::config::Limits;
+use maos_core::{Interner, Stamp};
+
+use super::metrics::METRICS;
+use super::{config, log};
+
+/// The node's own state.
+#[derive(Default)]
+pub struct Node {
+    /// Makes stamps.
+    pub clock: Clock,
+    /// Shares writers.
+    pub interner: Interner,
+    /// The settings in force.
+    pub limits: Limits,
+    /// A buffer for encodings, kept so that it need not grow each time.
+    pub scratch: Vec<u8>,
+    warned_ahead: bool,
+}
+
+struct MainThread(RefCell<Option<Node>>);
+
+// SAFETY: the server calls commands, data type callbacks other than `free`, timers and events on
+// its main thread only, and a fork's child has a copy of its own; `free`, which may run in a
+// thread, does not come here.
+unsafe impl Sync for MainThread {}
+
+static NODE: MainThread = MainThread(RefCell::new(None));
+
+/// The node, for as long as the guard lives. On the main thread, and not twice at once: a second
+/// borrow is a panic, which the entry's guard contains.
+pub fn node() -> RefMut<'static, Node> {
+    RefMut::map(NODE.0.borrow_mut(), |slot| {
+        let node = slot.get_or_insert_with(Node::default);
+        if config::take_changed() {
+            node.limits = config::limits();
+        }
+        node
+    })
+}
+
+/// The wall clock, in microseconds of unix time.
+pub fn now_us() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(us) = super::failpoint::clock() {
+        return us;
+    }
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl Node {
+    /// Takes note of a stamp made, loaded or replicated. One too far ahead is counted and said once.
+    pub fn observe(&mut self, stamp: Stamp, now_us: u64) {
+        if self.clock.observe(stamp, now_us, self.limits.drift_us) {
+            return;
+        }
+        METRICS.stamps_ahead.one();
+        if !self.warned_ahead {
+            self.warned_ahead = true;
+            log::warning(&format!(
+                "a version with stamp {stamp} came in, {} seconds ahead of this node's wall clock and beyond maos.clock-max-drift-ms: it is kept as it is and does not move the clock. Check the clocks of the nodes. Later ones are counted in INFO maos, maos_stamps_ahead",
+                (stamp.0 - now_us) / 1_000_000
+            ));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What else the server asks of a value: its digest, its size, a copy, to move it, to free it.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+
+use maos_core::record::Record;
+
+use super::{boxed, unboxed};
+use crate::edge::api::{api, raw};
+use crate::edge::guard;
+use crate::edge::metrics::METRICS;
+
+/// The record of a value.
+///
+/// # Safety
+/// `value` must be a value of our type that lives for `'a`.
+unsafe fn record<'a>(value: *const c_void) -> &'a Record {
+    // SAFETY: by the caller: `boxed` made it.
+    unsafe { &*value.cast::<Record>() }
+}
+
+/// What the record says, not how it is kept: master and replica agree though only one of them has
+/// compressed a version.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
+    guard::run(|| {
+        // SAFETY: the server gives a value of our type.
+        let record = unsafe { record(value) };
+        // SAFETY (of both): the server's digest, in its callback; it copies.
+        let number = |n: u64| unsafe { api!(RedisModule_DigestAddLongLong)(md, n as i64) };
+        let bytes = |part: Option<&[u8]>| unsafe {
+            let part = part.unwrap_or(b"-");
+            api!(RedisModule_DigestAddStringBuffer)(md, part.as_ptr().cast::<c_char>(), part.len());
+        };
+        number(record.created().0);
+        number(record.floor().0);
+        for v in record.iter() {
+            number(v.stamp().0);
+            number(u64::from(v.is_tombstone()));
+            number(v.value_len() as u64);
+            bytes(Some(&v.who().author));
+            bytes(v.who().agent.as_deref());
+            bytes(v.meta());
+            bytes(v.reqid());
+            bytes(v.value().as_deref());
+        }
+        // SAFETY: as above.
+        unsafe { api!(RedisModule_DigestEndSequence)(md) };
+    });
+}
+
+/// May run in a thread of the server.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn free(value: *mut c_void) {
+    guard::run(|| {
+        // SAFETY: the server gives the value up.
+        drop(unsafe { unboxed(value) });
+    });
+}
+
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn mem_usage(
+    _: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+    _samples: usize,
+) -> usize {
+    // SAFETY: the server gives a value of our type.
+    guard::run(|| unsafe { record(value) }.bytes()).unwrap_or(0)
+}
+
+/// How many allocations it takes to free the value: the server frees large ones in a thread.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn free_effort(
+    _: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+) -> usize {
+    // SAFETY: the server gives a value of our type.
+    guard::run(|| unsafe { record(value) }.len() + 1).unwrap_or(1)
+}
+
+/// A key with this value has been removed.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, _: *const c_void) {
+    METRICS.unlinked.one();
+}
+
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn copy(
+    _: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+) -> *mut c_void {
+    // SAFETY: the server gives a value of our type.
+    guard::run(|| boxed(unsafe { record(value) }.clone())).unwrap_or(ptr::null_mut())
+}
+
+/// Moves the record's allocations to where the server's allocator would rather have them. The array
+/// that holds the history together stays: it is small beside what it holds.
+///
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn defrag(
+    ctx: *mut raw::RedisModuleDefragCtx,
+    _: *mut raw::RedisModuleString,
+    value: *mut *mut c_void,
+) -> c_int {
+    guard::run(|| {
+        // SAFETY: the server gives the place of a value of our type. What `DefragAlloc` returns is
+        // null, or a new home for the same bytes, the old one freed.
+        unsafe {
+            let moved = api!(RedisModule_DefragAlloc)(ctx, *value);
+            if !moved.is_null() {
+                *value = moved;
+            }
+            for blob in (*(*value).cast::<Record>()).blobs_mut() {
+                move_blob(ctx, blob);
+            }
+        }
+    });
+    0
+}
+
+/// # Safety
+/// `ctx` must be the server's, in the defrag callback.
+unsafe fn move_blob(ctx: *mut raw::RedisModuleDefragCtx, blob: &mut Box<[u8]>) {
+    let len = blob.len();
+    if len == 0 {
+        return;
+    }
+    let old = Box::into_raw(std::mem::take(blob));
+    // SAFETY: `old` is an allocation of ours; either it moved, or it is where it was.
+    unsafe {
+        let moved = api!(RedisModule_DefragAlloc)(ctx, old.cast::<c_void>());
+        let home = if moved.is_null() {
+            old.cast()
+        } else {
+            moved.cast::<u8>()
+        };
+        *blob = Box::from_raw(ptr::slice_from_raw_parts_mut(home, len));
+    }
+}

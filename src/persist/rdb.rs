@@ -1,0 +1,107 @@
+//! RDB files, DUMP payloads and rewritten AOFs, all through the codec of the core.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::{ptr, slice};
+
+use maos_core::codec::{v1, Damaged};
+use maos_core::record::Record;
+use maos_core::Stamp;
+
+use super::boxed;
+use crate::edge::api::{api, raw};
+use crate::edge::call::flags;
+use crate::edge::metrics::METRICS;
+use crate::edge::node::{node, now_us, Node};
+use crate::edge::{guard, log};
+
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
+    guard::run(|| {
+        let buffer = &mut node().scratch;
+        buffer.clear();
+        // SAFETY: the server gives a value of our type, which is a record, and its own `io`.
+        unsafe {
+            v1::encode_record(&*value.cast::<Record>(), buffer);
+            api!(RedisModule_SaveStringBuffer)(io, buffer.as_ptr().cast::<c_char>(), buffer.len());
+        }
+    });
+}
+
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
+    guard::run(|| {
+        if encoding != c_int::from(v1::ENCODING) {
+            let text = format!("a state record has encoding {encoding}; this version of maos reads 1. Load it with the version that wrote it, or a later one");
+            // SAFETY: the server's `io`, in its callback.
+            unsafe { log::io_warning(io, &text) };
+            return ptr::null_mut();
+        }
+        let mut len = 0;
+        // SAFETY: the server's `io`; what it gives is ours to free, after its last use.
+        unsafe {
+            let bytes = api!(RedisModule_LoadStringBuffer)(io, &raw mut len);
+            if bytes.is_null() {
+                // The payload is cut: the server knows, and reports it.
+                return ptr::null_mut();
+            }
+            let record = decode(slice::from_raw_parts(bytes.cast(), len), &mut node());
+            api!(RedisModule_Free)(bytes.cast());
+            match record {
+                Ok(record) => boxed(record),
+                Err(Damaged(why)) => {
+                    METRICS.damaged.one();
+                    log::io_warning(io, &format!("a state record is refused: {why}"));
+                    ptr::null_mut()
+                }
+            }
+        }
+    })
+    .unwrap_or(ptr::null_mut())
+}
+
+/// What comes from a file or a master was bounded when it was written, and is taken whole: refusing
+/// a record there would cost the user everything. What a client RESTOREs is held to the settings,
+/// and to a clock that is not far ahead of ours.
+fn decode(bytes: &[u8], node: &mut Node) -> Result<Record, Damaged> {
+    let server = flags(ptr::null_mut());
+    let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    let from_client = server & raw::REDISMODULE_CTX_FLAGS_MASTER != 0 && server & loading == 0;
+    let now = now_us();
+    let bounds = match from_client {
+        false => v1::Bounds::HARD,
+        true => v1::Bounds {
+            value_max: node.limits.value_max,
+            newest: Stamp::MAX.min(Stamp(now.saturating_add(node.limits.drift_us))),
+        },
+    };
+    let record = v1::decode_record(bytes, bounds, &mut node.interner)?;
+    node.observe(record.current().stamp(), now);
+    Ok(record)
+}
+
+/// # Safety
+/// Called by the server.
+pub unsafe extern "C" fn rewrite(
+    io: *mut raw::RedisModuleIO,
+    key: *mut raw::RedisModuleString,
+    value: *mut c_void,
+) {
+    guard::run(|| {
+        let buffer = &mut node().scratch;
+        buffer.clear();
+        // SAFETY: as for `save`; the format says what follows: a string, bytes and their length.
+        unsafe {
+            v1::encode_record(&*value.cast::<Record>(), buffer);
+            api!(RedisModule_EmitAOF)(
+                io,
+                c"MAOS.LOAD".as_ptr(),
+                c"sb".as_ptr(),
+                key,
+                buffer.as_ptr().cast::<c_char>(),
+                buffer.len(),
+            );
+        }
+    });
+}
