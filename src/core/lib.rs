@@ -17,6 +17,7 @@
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`codec`] | the only bytes that outlive the process |
 //! | [`model`] | the whole store in memory: the oracle |
+//! | [`transcript`] | conversations as data, run against the model and a server |
 //!
 //! A client needs [`wire`], [`refusal`] and [`ids`] only; the rest is behind the feature `engine`.
 #![forbid(unsafe_code)]
@@ -38,6 +39,8 @@ pub mod record;
 pub mod refusal;
 #[cfg(feature = "engine")]
 pub mod state;
+#[cfg(feature = "engine")]
+pub mod transcript;
 pub mod wire;
 
 pub use ids::{Interner, Stamp, Who};

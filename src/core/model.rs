@@ -41,6 +41,15 @@ pub struct Held {
 }
 
 impl Model {
+    /// An empty store on a connection of the user `default`, at this time.
+    pub fn at(now_us: u64) -> Model {
+        Model {
+            now_us,
+            author: b"default".to_vec(),
+            ..Model::default()
+        }
+    }
+
     /// What the keys hold.
     pub fn keys(&self) -> &HashMap<Vec<u8>, Held> {
         &self.keys
@@ -200,4 +209,16 @@ fn check_arity(arity: i32, args: &[&[u8]]) -> Result<(), Refusal> {
 
 fn unknown(name: &[u8]) -> Refusal {
     Refusal::new(Code::Err, format!("unknown command {}", Quoted(name)))
+}
+
+impl crate::transcript::Store for Model {
+    fn ask(&mut self, request: &[Vec<u8>]) -> Result<Value, String> {
+        // A microsecond at least goes by from one request to the next.
+        self.now_us += 1;
+        let line: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+        if let [b"DEL", key] = line[..] {
+            return Ok(Value::Int(i64::from(self.purge(key))));
+        }
+        self.run(&line).map_err(|refusal| refusal.to_string())
+    }
 }

@@ -1,0 +1,125 @@
+//! Frozen bytes: what encoding 1 writes, byte for byte. A released encoding is never edited; if one
+//! of these has to change, a new encoding is needed instead.
+
+use std::path::PathBuf;
+
+use maos_core::codec::v1::{decode_fact, decode_record, encode_record, Bounds};
+use maos_core::model::Model;
+use maos_core::record::Record;
+use maos_core::Interner;
+
+fn sample() -> Model {
+    let mut m = Model::at(1_790_000_000_000_000);
+    let mut run = |line: &[&[u8]]| {
+        m.now_us += 1_000_000;
+        m.run(line).unwrap();
+    };
+    run(&[b"MAOS.SET", b"plain", b"value"]);
+    run(&[b"MAOS.SET", b"empty", b""]);
+    run(&[
+        b"MAOS.SET", b"told", b"{\"n\":1}", b"BY", b"planner", b"META", b"{\"why\":\"start\"}",
+        b"REQID", b"r-1", b"PX", b"60000",
+    ]);
+    run(&[b"MAOS.SET", b"told", &[b'a'; 600], b"BY", b"worker"]);
+    run(&[b"MAOS.SET", b"told", b"third"]);
+    run(&[b"MAOS.ROLLBACK", b"told", b"VERSION", b"-2", b"BY", b"planner"]);
+    run(&[b"MAOS.DEL", b"told", b"BY", b"janitor"]);
+    run(&[b"MAOS.MSET", b"2", b"x", b"1", b"y", b"2"]);
+    m.limits.history_versions = 4;
+    m.now_us += 1;
+    m.run(&[b"MAOS.SET", b"told", b"again"]).unwrap();
+    m.tend(b"told");
+    m
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut out = vec![];
+    encode_record(record, &mut out);
+    out
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+/// Compares with the frozen file. It is written only where there is none yet: a released one stays.
+fn frozen(name: &str, lines: &[String]) {
+    let path = golden(name);
+    let text = lines.join("\n") + "\n";
+    if !path.exists() && std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(kept, text, "{} is frozen; make a new encoding instead", path.display());
+}
+
+#[test]
+fn records_are_encoded_as_they_were() {
+    let m = sample();
+    let mut lines: Vec<_> = m
+        .keys()
+        .iter()
+        .map(|(key, held)| format!("{} {}", key.escape_ascii(), hex(&encoded(&held.record))))
+        .collect();
+    lines.sort();
+    frozen("record-v1.txt", &lines);
+}
+
+#[test]
+fn facts_are_encoded_as_they_were() {
+    let m = sample();
+    let lines: Vec<_> = m
+        .sent
+        .iter()
+        .map(|message| {
+            let parts: Vec<_> = message.iter().map(|p| hex(p)).collect();
+            parts.join(" ")
+        })
+        .collect();
+    frozen("fact-v1.txt", &lines);
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|i| u8::from_str_radix(&text[i * 2..i * 2 + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn frozen_records_and_facts_still_load() {
+    let m = sample();
+    let records = std::fs::read_to_string(golden("record-v1.txt")).unwrap();
+    for line in records.lines() {
+        let (key, bytes) = line.split_once(' ').unwrap();
+        let record = decode_record(&unhex(bytes), Bounds::HARD, &mut Interner::default()).unwrap();
+        assert_eq!(record, m.keys()[key.as_bytes()].record, "{key}");
+    }
+    let mut replica = Model::at(0);
+    let facts = std::fs::read_to_string(golden("fact-v1.txt")).unwrap();
+    for line in facts.lines() {
+        let message: Vec<_> = line.split(' ').map(unhex).collect();
+        replica.receive(&message).unwrap();
+    }
+    for (key, held) in m.keys() {
+        assert_eq!(held.record, replica.keys()[key].record);
+    }
+}
+
+#[test]
+fn what_a_later_version_writes_is_refused() {
+    let mut i = Interner::default();
+    let m = sample();
+    let plain = encoded(&m.keys()[&b"plain"[..]].record);
+    for (at, b) in [(0, 2), (1, 2), (1, 4), (1, 8), (1, 128)] {
+        let mut later = plain.clone();
+        later[at] = b;
+        assert!(decode_record(&later, Bounds::HARD, &mut i).is_err(), "{at} {b}");
+    }
+    let mut fact = m.sent[0][0].clone();
+    fact[1] = 9;
+    assert!(decode_fact(&fact, std::iter::empty(), &mut i).is_err());
+}

@@ -1,0 +1,398 @@
+//! The laws, over random conversations: a refusal changes nothing, replaying the changes rebuilds
+//! the records, encoding and decoding are inverse, decoding any bytes returns, versions rise.
+
+use std::collections::HashMap;
+
+use maos_core::codec::v1::{decode_fact, decode_record, encode_record, Bounds};
+use maos_core::config::Limits;
+use maos_core::model::Model;
+use maos_core::record::Record;
+use maos_core::wire::Value;
+use maos_core::{Code, Interner, Stamp};
+use proptest::prelude::*;
+
+const START_US: u64 = 1_790_000_000_000_000;
+
+/// One step of a conversation. Versions are chosen among those the key has had.
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u8, Vec<u8>, Vec<&'static [&'static str]>),
+    Cas(u8, usize, Vec<u8>),
+    Del(u8),
+    MSet(Vec<(u8, Vec<u8>)>),
+    MCas(Vec<(u8, usize, Vec<u8>)>),
+    Rollback(u8, i64),
+    Purge(u8),
+    Clock(i64),
+    Tend(u8),
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        // Compressible, and longer than the smallest that is compressed.
+        (0u8..255, 30usize..200).prop_map(|(b, n)| vec![b; n]),
+        // Longer than is taken.
+        Just(vec![b'x'; 301]),
+    ]
+}
+
+fn options() -> impl Strategy<Value = Vec<&'static [&'static str]>> {
+    let one = prop::sample::select(vec![
+        &["BY", "planner"] as &[&str],
+        &["META", r#"{"why":"retry"}"#],
+        &["META", "not json"],
+        &["REQID", "r1"],
+        &["REQID", "r2"],
+        &["PX", "5000"],
+        &["KEEPTTL"],
+        &["IFVERSION", "0"],
+    ]);
+    prop::collection::vec(one, 0..3)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 0u8..4;
+    prop_oneof![
+        4 => (key.clone(), value(), options()).prop_map(|(k, v, o)| Step::Set(k, v, o)),
+        4 => (key.clone(), 0usize..3, value()).prop_map(|(k, n, v)| Step::Cas(k, n, v)),
+        2 => key.clone().prop_map(Step::Del),
+        1 => prop::collection::vec((key.clone(), value()), 1..4).prop_map(Step::MSet),
+        1 => prop::collection::vec((key.clone(), 0usize..2, value()), 1..4).prop_map(Step::MCas),
+        2 => (key.clone(), -4i64..0).prop_map(|(k, n)| Step::Rollback(k, n)),
+        1 => key.clone().prop_map(Step::Purge),
+        1 => (-10_000_000i64..10_000_000).prop_map(Step::Clock),
+        1 => key.prop_map(Step::Tend),
+    ]
+}
+
+fn limits() -> Limits {
+    Limits {
+        history_versions: 5,
+        history_bytes: 400,
+        history_age_us: 20_000_000,
+        compress_min: 32,
+        value_max: 300,
+        tombstone_ms: 8_000,
+        ..Limits::default()
+    }
+}
+
+/// The versions that a key has had, newest last.
+type Seen = HashMap<u8, Vec<i64>>;
+
+fn name(key: u8) -> Vec<u8> {
+    format!("k{key}").into_bytes()
+}
+
+fn line(step: &Step, seen: &Seen) -> Option<Vec<Vec<u8>>> {
+    let seen_at = |key: &u8, back: usize| -> Vec<u8> {
+        let versions = seen.get(key).map_or(&[][..], |v| v);
+        let n = versions.iter().rev().nth(back).copied().unwrap_or(0);
+        n.to_string().into_bytes()
+    };
+    Some(match step {
+        Step::Set(k, v, options) => {
+            let mut line = vec![b"MAOS.SET".to_vec(), name(*k), v.clone()];
+            line.extend(options.iter().flat_map(|o| o.iter()).map(|w| w.as_bytes().to_vec()));
+            line
+        }
+        Step::Cas(k, back, v) => {
+            vec![b"MAOS.CAS".to_vec(), name(*k), seen_at(k, *back), v.clone()]
+        }
+        Step::Del(k) => vec![b"MAOS.DEL".to_vec(), name(*k)],
+        Step::MSet(pairs) => {
+            let n = pairs.len().to_string().into_bytes();
+            let mut line = vec![b"MAOS.MSET".to_vec(), n];
+            line.extend(pairs.iter().flat_map(|(k, v)| [name(*k), v.clone()]));
+            line
+        }
+        Step::MCas(items) => {
+            let n = items.len().to_string().into_bytes();
+            let mut line = vec![b"MAOS.MCAS".to_vec(), n];
+            line.extend(
+                items
+                    .iter()
+                    .flat_map(|(k, back, v)| [name(*k), seen_at(k, *back), v.clone()]),
+            );
+            line
+        }
+        Step::Rollback(k, n) => vec![
+            b"MAOS.ROLLBACK".to_vec(),
+            name(*k),
+            b"VERSION".to_vec(),
+            n.to_string().into_bytes(),
+        ],
+        Step::Purge(_) | Step::Clock(_) | Step::Tend(_) => return None,
+    })
+}
+
+/// Runs the steps, calling `after` with the outcome of each request.
+fn converse(
+    model: &mut Model,
+    steps: &[Step],
+    mut after: impl FnMut(&Model, &[Vec<u8>], &Result<Value, maos_core::Refusal>),
+) {
+    let mut seen = Seen::new();
+    for step in steps {
+        model.now_us += 1_000;
+        match step {
+            Step::Purge(k) => {
+                model.purge(&name(*k));
+            }
+            Step::Clock(us) => model.now_us = model.now_us.saturating_add_signed(*us),
+            Step::Tend(k) => model.tend(&name(*k)),
+            _ => {}
+        }
+        let Some(line) = line(step, &seen) else {
+            continue;
+        };
+        let args: Vec<&[u8]> = line.iter().map(Vec::as_slice).collect();
+        let outcome = model.run(&args);
+        after(model, &line, &outcome);
+        for (key, held) in model.keys() {
+            let key = key[1] - b'0';
+            let versions = seen.entry(key).or_default();
+            let now = held.record.current().stamp().as_i64();
+            if versions.last() != Some(&now) {
+                versions.push(now);
+            }
+        }
+    }
+}
+
+fn model() -> Model {
+    let mut m = Model::at(START_US);
+    m.limits = limits();
+    m
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_refusal_or_a_lost_race_changes_nothing(steps in prop::collection::vec(step(), 1..40)) {
+        let mut before = HashMap::new();
+        let mut sent = 0;
+        converse(&mut model(), &steps, |model, line, outcome| {
+            let unchanged = match outcome {
+                Err(_) => true,
+                Ok(Value::Array(items)) => items.first() == Some(&Value::Int(0)),
+                Ok(_) => false,
+            };
+            if unchanged {
+                // What expired in the meantime is gone on both sides.
+                let now: HashMap<_, _> = model.keys().clone();
+                before.retain(|k, _| now.contains_key(k));
+                assert!(now == before, "{line:?} gave {outcome:?} and changed something");
+                assert_eq!(model.sent.len(), sent, "{line:?} gave {outcome:?} and was replicated");
+            }
+            before = model.keys().clone();
+            sent = model.sent.len();
+        });
+    }
+
+    #[test]
+    fn replaying_the_changes_rebuilds_the_records(steps in prop::collection::vec(step(), 1..40)) {
+        let mut master = model();
+        let steps: Vec<_> = steps.into_iter().filter(|s| !matches!(s, Step::Purge(_) | Step::Clock(_))).collect();
+        converse(&mut master, &steps, |_, _, _| {});
+        let mut replica = model();
+        for message in &master.sent {
+            replica.receive(message).unwrap();
+        }
+        for (key, held) in master.keys() {
+            prop_assert_eq!(Some(held), replica.keys().get(key));
+        }
+        // Facts that travelled say what they said here.
+        for message in &master.sent {
+            let pairs = || message[1..].chunks_exact(2).map(|p| (&p[0][..], &p[1][..]));
+            let mut interner = Interner::default();
+            let change = decode_fact(&message[0], pairs(), &mut interner).unwrap();
+            let mut again = vec![];
+            maos_core::codec::v1::encode_fact(&change, &mut again);
+            prop_assert_eq!(&again, &message[0]);
+        }
+    }
+
+    #[test]
+    fn versions_rise_and_an_old_one_never_fits(steps in prop::collection::vec(step(), 1..60)) {
+        let mut newest: HashMap<Vec<u8>, Stamp> = HashMap::new();
+        converse(&mut model(), &steps, |model, line, outcome| {
+            for (key, held) in model.keys() {
+                let version = held.record.current().stamp();
+                let before = newest.insert(key.clone(), version);
+                assert!(before.is_none_or(|b| b <= version), "{line:?}: {before:?} then {version}");
+            }
+            // A compare-and-set that was applied named the version that was current.
+            if line[0] == b"MAOS.CAS" {
+                if let Ok(Value::Array(items)) = outcome {
+                    if items[0] == Value::Int(1) {
+                        let record = &model.keys()[&line[1]].record;
+                        let replaced = record.len().checked_sub(2).and_then(|n| record.nth(n));
+                        let named: u64 = String::from_utf8_lossy(&line[2]).parse().unwrap();
+                        let fits = match replaced {
+                            Some(v) if !v.is_tombstone() => v.stamp().0 == named,
+                            Some(_) => named == 0,
+                            // The version replaced has been trimmed at once.
+                            None => true,
+                        };
+                        assert!(fits, "{line:?} replaced {replaced:?}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn the_limits_of_the_history_hold(steps in prop::collection::vec(step(), 1..60)) {
+        let limits = limits();
+        converse(&mut model(), &steps, |model, _, _| {
+            for held in model.keys().values() {
+                let r = &held.record;
+                assert!(r.len() <= limits.history_versions);
+                let replaced: usize = r.iter().rev().skip(1).map(|v| v.blob().len()).sum();
+                assert!(replaced <= limits.history_bytes, "{replaced} bytes of history");
+                assert!(r.live().is_none_or(|v| v.value_len() <= limits.value_max));
+            }
+        });
+    }
+
+    #[test]
+    fn encoding_and_decoding_are_inverse(steps in prop::collection::vec(step(), 1..40)) {
+        let mut model = model();
+        converse(&mut model, &steps, |_, _, _| {});
+        for held in model.keys().values() {
+            let bytes = encoded(&held.record);
+            let back = decode(&bytes).expect("what was encoded decodes");
+            prop_assert_eq!(&back, &held.record);
+            prop_assert_eq!(encoded(&back), bytes);
+        }
+    }
+
+    #[test]
+    fn compressing_changes_nothing_a_reader_sees(steps in prop::collection::vec(step(), 1..40)) {
+        let mut model = model();
+        converse(&mut model, &steps, |_, _, _| {});
+        for held in model.keys().values() {
+            let mut packed = held.record.clone();
+            packed.pack(1, usize::MAX);
+            prop_assert_eq!(&packed, &held.record);
+            prop_assert!(packed.bytes() <= held.record.bytes());
+            prop_assert_eq!(decode(&encoded(&packed)).expect("decodes"), packed);
+        }
+    }
+
+    #[test]
+    fn decoding_any_bytes_returns(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&bytes);
+        let _ = decode_fact(&bytes, std::iter::empty(), &mut Interner::default());
+        let pair = [(&b"k"[..], &bytes[..])];
+        let _ = decode_fact(&bytes, pair.into_iter(), &mut Interner::default());
+    }
+
+    #[test]
+    fn a_damaged_record_is_refused_or_keeps_every_bound(
+        steps in prop::collection::vec(step(), 1..20),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut model = model();
+        converse(&mut model, &steps, |_, _, _| {});
+        for held in model.keys().values() {
+            let whole = encoded(&held.record);
+            prop_assert!(decode(&whole[..cut.index(whole.len())]).is_none(), "a cut record is refused");
+            let mut bytes = whole;
+            for (at, b) in &damage {
+                let at = at.index(bytes.len());
+                bytes[at] = *b;
+            }
+            if let Some(record) = decode(&bytes) {
+                for v in record.iter() {
+                    prop_assert!(v.stamp() > Stamp::NONE && v.stamp() <= Stamp::MAX);
+                    prop_assert!(v.value().is_none_or(|value| value.len() <= 64 << 20));
+                }
+                prop_assert_eq!(decode(&encoded(&record)).expect("decodes"), record);
+            }
+        }
+    }
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut bytes = vec![];
+    encode_record(record, &mut bytes);
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Record> {
+    decode_record(bytes, Bounds::HARD, &mut Interner::default()).ok()
+}
+
+#[test]
+fn a_record_with_one_version_is_32_bytes_and_one_allocation() {
+    assert_eq!(size_of::<Record>(), 32);
+}
+
+#[test]
+fn a_stamp_far_ahead_is_refused_where_it_is_bounded() {
+    let mut m = Model::at(START_US);
+    m.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    let bytes = encoded(&m.keys()[&b"k"[..]].record);
+    let bounds = |newest| Bounds {
+        newest: Stamp(newest),
+        ..Bounds::HARD
+    };
+    let mut i = Interner::default();
+    assert!(decode_record(&bytes, bounds(START_US), &mut i).is_ok());
+    assert!(decode_record(&bytes, bounds(START_US - 1), &mut i).is_err());
+}
+
+#[test]
+fn a_key_from_far_ahead_goes_on_rising_and_leaves_the_clock_alone() {
+    const YEAR_US: u64 = 365 * 86_400_000_000;
+    let mut ahead = Model::at(START_US + YEAR_US);
+    ahead.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    let mut m = Model::at(START_US);
+    m.receive(&ahead.sent[0]).unwrap();
+    let version = |v: &Value| match v {
+        Value::Int(n) => *n as u64,
+        other => panic!("{other:?}"),
+    };
+    let k = version(&m.run(&[b"MAOS.SET", b"k", b"w"]).unwrap());
+    assert_eq!(k, START_US + YEAR_US + 1);
+    let other = version(&m.run(&[b"MAOS.SET", b"other", b"w"]).unwrap());
+    assert_eq!(other, START_US);
+    let both = m
+        .run(&[b"MAOS.MSET", b"2", b"k", b"x", b"other", b"x"])
+        .unwrap();
+    assert_eq!(version(&both), k + 1);
+}
+
+#[test]
+fn the_largest_stamp_is_the_last() {
+    let mut m = Model::at(Stamp::MAX.0);
+    m.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    let refusal = m.run(&[b"MAOS.SET", b"k", b"w"]).unwrap_err();
+    assert_eq!(refusal.code, Code::Limit);
+}
+
+#[test]
+fn history_is_trimmed_by_age_since_a_version_was_replaced() {
+    let mut m = Model::at(START_US);
+    m.limits.history_age_us = 10_000_000;
+    let at = |m: &mut Model, ms: u64| {
+        let text = ms.to_string();
+        m.run(&[b"MAOS.GET", b"k", b"AT", text.as_bytes()])
+    };
+    m.run(&[b"MAOS.SET", b"k", b"old"]).unwrap();
+    // Current for an hour: its age counts from when it was replaced.
+    m.now_us += 3_600_000_000;
+    m.run(&[b"MAOS.SET", b"k", b"new"]).unwrap();
+    m.tend(b"k");
+    let before = m.now_us / 1000 - 1;
+    assert_eq!(at(&mut m, before).unwrap(), Value::Bulk(b"old".to_vec()));
+    m.now_us += 10_000_001;
+    m.tend(b"k");
+    assert_eq!(at(&mut m, before).unwrap_err().code, Code::NoVersion);
+    assert_eq!(m.keys()[&b"k"[..]].record.len(), 1);
+}
