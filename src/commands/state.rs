@@ -15,49 +15,20 @@ use crate::edge::{failpoint, guard, propagate};
 
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 
-/// Opens the keys of a request, whose places the table knows.
-fn open<'c>(
-    call: &'c Call<'_>,
-    keys: Keys,
-    count: usize,
-    mode: Mode,
-) -> Result<Opened<'c>, Refusal> {
-    let (first, step) = match keys {
-        Keys::One(_) => (1, 1),
-        Keys::Counted { step, .. } => (2, step),
-        Keys::Pairs(first, _) => (first, 2),
-    };
-    let names = call.argv.iter().skip(first).step_by(step).take(count);
-    names
+/// Opens the keys of a parsed request, whose places the table knows.
+fn open<'c>(call: &'c Call<'_>, keys: Keys, mode: Mode) -> Result<Opened<'c>, Refusal> {
+    keys.positions(&call.args)
         // SAFETY: the strings of this call. Of keys named twice one is refused before any is
         // written, and none is read after another was written.
-        .map(|name| unsafe { Key::open(call.ctx, *name, mode) })
+        .map(|at| unsafe { Key::open(call.ctx, call.argv[at + 1], mode) })
         .collect()
-}
-
-/// How many keys a parsed request has.
-fn key_count(keys: Keys, call: &Call<'_>) -> usize {
-    match keys {
-        Keys::One(_) => 1,
-        // Parsed before: it is a number, and as many arguments are there.
-        Keys::Counted { .. } => std::str::from_utf8(call.args[0])
-            .ok()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0),
-        Keys::Pairs(..) => call.args.len() / 2,
-    }
 }
 
 /// A command that reads.
 pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let request = C::parse(&call.args)?;
     failpoint::hit("read");
-    let keys = open(
-        call,
-        C::SPEC.keys,
-        key_count(C::SPEC.keys, call),
-        Mode::Read,
-    )?;
+    let keys = open(call, C::SPEC.keys, Mode::Read)?;
     let records: SmallVec<[_; 1]> = keys.iter().map(Key::record).collect();
     call.reply(&request.answer(&records, &|n| keys[n].ttl_ms())?);
     Ok(())
@@ -66,12 +37,7 @@ pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
 /// A command that writes.
 pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let request = C::parse(&call.args)?;
-    let mut keys = open(
-        call,
-        C::SPEC.keys,
-        key_count(C::SPEC.keys, call),
-        Mode::Write,
-    )?;
+    let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
     let node = &mut *node();
     let who = call.with_user(|user| node.interner.get(user, request.options().by));
     let now_us = now_us();

@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::refusal::Quoted;
 use crate::state::{Decision, Env, ReadCommand, WriteCommand};
 use crate::wire::state as cmd;
-use crate::wire::{Keys, Request, Value};
+use crate::wire::{Request, Value};
 use crate::{Code, Interner, Refusal};
 
 /// A store of state keys. Time is set by whoever drives it.
@@ -84,9 +84,8 @@ impl Model {
     fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
-        let held: Vec<_> = keys_of(C::SPEC.keys, args)
-            .map(|key| self.keys.get(key))
-            .collect();
+        let places = C::SPEC.keys.positions(args);
+        let held: Vec<_> = places.map(|at| self.keys.get(args[at])).collect();
         let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
         let ttl = |n: usize| {
             let at = held[n].and_then(|h| h.expires_ms);
@@ -101,8 +100,9 @@ impl Model {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
         let who = self.interner.get(&self.author, request.options().by);
-        let records: Vec<_> = keys_of(C::SPEC.keys, args)
-            .map(|key| self.keys.get(key).map(|h| &h.record))
+        let places = C::SPEC.keys.positions(args);
+        let records: Vec<_> = places
+            .map(|at| self.keys.get(args[at]).map(|h| &h.record))
             .collect();
         let env = Env {
             now_us: self.now_us,
@@ -181,21 +181,6 @@ fn message(change: &Change<'_>) -> Vec<Vec<u8>> {
     let pairs = change.writes.iter();
     let pairs = pairs.flat_map(|w| [w.key.to_vec(), w.value.to_vec()]);
     std::iter::once(fact).chain(pairs).collect()
-}
-
-/// The keys among a command's arguments (its name not counted).
-pub fn keys_of<'k, 'a>(keys: Keys, args: &'k [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> + 'k {
-    let (from, step, to) = match keys {
-        Keys::One(_) => (0, 1, 1),
-        Keys::Counted { step, .. } => {
-            let n = args.first().and_then(|n| std::str::from_utf8(n).ok());
-            let n = n.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
-            (1, step, n.saturating_mul(step).saturating_add(1))
-        }
-        Keys::Pairs(from, _) => (from - 1, 2, args.len()),
-    };
-    let to = to.min(args.len());
-    args[from.min(to)..to].iter().copied().step_by(step)
 }
 
 fn check_arity(arity: i32, args: &[&[u8]]) -> Result<(), Refusal> {

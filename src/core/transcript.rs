@@ -162,9 +162,7 @@ impl Names {
         match self.known.get(name) {
             Some(known) if *known == n => Ok(()),
             Some(known) => Err(format!("{name} is {known}, not {n}")),
-            None if n <= self.largest => {
-                Err(format!("{name} is {n}, not above {}", self.largest))
-            }
+            None if n <= self.largest => Err(format!("{name} is {n}, not above {}", self.largest)),
             None => {
                 self.known.insert(name.to_string(), n);
                 self.largest = n;
@@ -241,7 +239,9 @@ impl<'t> Parser<'t> {
         self.skip_spaces();
         match self.next() {
             Some(c) if c == wanted => Ok(()),
-            got => Err(format!("wanted {wanted} here in the pattern, found {got:?}")),
+            got => Err(format!(
+                "wanted {wanted} here in the pattern, found {got:?}"
+            )),
         }
     }
 

@@ -47,6 +47,7 @@ macro_rules! needed {
 needed! {
     RedisModule_Alloc RedisModule_Realloc RedisModule_Calloc RedisModule_Free
     RedisModule_CreateCommand RedisModule_GetCommand RedisModule_SetCommandInfo
+    RedisModule_IsKeysPositionRequest RedisModule_KeyAtPosWithFlags
     RedisModule_CreateDataType RedisModule_SetModuleOptions
     RedisModule_OpenKey RedisModule_CloseKey RedisModule_KeyType
     RedisModule_ModuleTypeGetType RedisModule_ModuleTypeGetValue RedisModule_ModuleTypeSetValue

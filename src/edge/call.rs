@@ -3,13 +3,14 @@
 use std::ffi::{c_char, c_int, CString};
 use std::slice;
 
-use maos_core::wire::{CommandSpec, Reply, Sink};
+use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
 use maos_core::{Code, Refusal};
 use smallvec::SmallVec;
 
 use super::api::{api, raw};
 use super::guard::{self, Breaker};
 use super::metrics::METRICS;
+use super::register;
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
@@ -64,6 +65,10 @@ pub unsafe fn enter(
             // SAFETY: as above.
             args: argv[1..].iter().map(|s| unsafe { bytes_of(*s) }).collect(),
         };
+        if matches!(spec.keys, Keys::Counted { .. }) && call.is_asked_for_keys() {
+            call.tell_keys(spec.keys);
+            return Ok(());
+        }
         handler(&call)
     });
     match done {
@@ -88,6 +93,26 @@ fn refuse(ctx: *mut raw::RedisModuleCtx, refusal: &Refusal) {
 }
 
 impl Call<'_> {
+    /// True if the server only wants to know where the keys are. Redis 7.0 asks this way where keys
+    /// are counted, because it routes by the old key positions and not by key specs.
+    fn is_asked_for_keys(&self) -> bool {
+        // SAFETY: the context of this call.
+        unsafe { api!(RedisModule_IsKeysPositionRequest)(self.ctx) != 0 }
+    }
+
+    fn tell_keys(&self, keys: Keys) {
+        for at in keys.positions(&self.args) {
+            // SAFETY: as above, and the server has asked.
+            unsafe {
+                api!(RedisModule_KeyAtPosWithFlags)(
+                    self.ctx,
+                    (at + 1) as c_int,
+                    register::key_flags(keys.access()) as c_int,
+                );
+            }
+        }
+    }
+
     /// Answers.
     pub fn reply(&self, reply: &impl Reply) {
         reply.emit(&mut Out(self.ctx));

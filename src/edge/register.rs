@@ -39,7 +39,12 @@ fn one(
 ) -> Result<(), String> {
     let refused = |what: &str| format!("{}: the server did not take its {what}", spec.name);
     let name = text(spec.name);
-    let flags = text(spec.flags);
+    let asked = matches!(spec.keys, Keys::Counted { .. });
+    let flags = text(&format!(
+        "{}{}",
+        spec.flags,
+        if asked { " getkeys-api" } else { "" }
+    ));
     let (first, last, step) = match spec.keys {
         Keys::One(_) => (1, 1, 1),
         Keys::Counted { step, .. } => (2, 2, step),
@@ -171,9 +176,9 @@ impl Arena {
     }
 }
 
-/// What the ACL and the cluster go by.
-fn key_spec(keys: Keys) -> raw::RedisModuleCommandKeySpec {
-    let flags = match keys.access() {
+/// The flags of a key: what the ACL goes by.
+pub fn key_flags(access: Access) -> u32 {
+    match access {
         Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
         Access::ReadWrite => {
             raw::REDISMODULE_CMD_KEY_RW
@@ -186,16 +191,25 @@ fn key_spec(keys: Keys) -> raw::RedisModuleCommandKeySpec {
                 | raw::REDISMODULE_CMD_KEY_ACCESS
                 | raw::REDISMODULE_CMD_KEY_DELETE
         }
-    };
+    }
+}
+
+/// What the ACL and the cluster go by.
+fn key_spec(keys: Keys) -> raw::RedisModuleCommandKeySpec {
     // SAFETY: all zero is valid for its pointers and integers.
     let mut spec: raw::RedisModuleCommandKeySpec = unsafe { std::mem::zeroed() };
-    spec.flags = flags.into();
+    spec.flags = key_flags(keys.access()).into();
     spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
     spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
     spec.bs.index.pos = 1;
     match keys {
         Keys::One(_) => spec.fk.range.keystep = 1,
         Keys::Counted { step, .. } => {
+            if step > 1 {
+                // Redis 7.0 forgets to multiply by the step and would miss keys, for the ACL too.
+                // With this flag every server asks us instead (`Call::tell_keys`).
+                spec.flags |= u64::from(raw::REDISMODULE_CMD_KEY_VARIABLE_FLAGS);
+            }
             spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_KEYNUM;
             spec.fk.keynum = raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_2 {
                 keynumidx: 0,

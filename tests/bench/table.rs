@@ -14,6 +14,8 @@ pub enum Target {
 impl Target {
     /// The target beside a figure, and whether the figure reaches it.
     pub fn judge(self, figure: f64) -> String {
+        // As it is printed: 48.001 bytes are 48.00.
+        let figure = (figure * 100.0).round() / 100.0;
         let (sign, goal, reached) = match self {
             Target::AtLeast(goal) => (">=", goal, figure >= goal),
             Target::AtMost(goal) => ("<=", goal, figure <= goal),

@@ -16,6 +16,8 @@ const DEPTHS: [usize; 2] = [1, 16];
 /// Two commands that do the same for a user, and the ratio of their rates that is aimed at.
 struct Pair {
     name: &'static str,
+    /// Keys in one request.
+    count: usize,
     ours: Vec<String>,
     theirs: Vec<String>,
     targets: [f64; 2],
@@ -59,11 +61,12 @@ fn measure(knobs: &Knobs, size: usize, aof: &str, pairs: impl Fn(&str, &str) -> 
     let sha = load_script(&mut server.conn(), LUA_VERSIONED_SET);
     for pair in pairs(&value, &sha) {
         for (depth, target) in DEPTHS.into_iter().zip(pair.targets) {
-            fill(&server, knobs, &value, &sha);
+            fill(&server, knobs.keys, &pair, &value, &sha);
             let bench = Bench {
                 server: &server,
                 knobs,
                 depth,
+                families: pair.count,
             };
             report(&pair, size, depth, target, &bench.alternate(&pair));
         }
@@ -72,57 +75,86 @@ fn measure(knobs: &Knobs, size: usize, aof: &str, pairs: impl Fn(&str, &str) -> 
 
 /// All keys exist before the clock starts: what is measured are overwrites and hits. Every cell of the
 /// table begins with one version of each, or histories would fill the memory of the machine.
-fn fill(server: &Server, knobs: &Knobs, value: &str, sha: &str) {
+///
+/// The first key of a request comes from one family of keys, the second from another, and so on: a
+/// request that names a key twice is one that MAOS.MSET refuses.
+fn fill(server: &Server, keys: usize, pair: &Pair, value: &str, sha: &str) {
     let mut conn = server.conn();
     conn.run("FLUSHALL SYNC").ok();
-    let each = |i: usize| {
-        [
-            words(&["SET", &key("s", i), value]),
-            words(&["MAOS.SET", &key("m", i), value]),
-            words(&["EVALSHA", sha, "1", &key("l", i), value]),
-        ]
+    let theirs = |family: usize, i: usize| match pair.theirs[0].as_str() {
+        "EVALSHA" => words(&["EVALSHA", sha, "1", &key(&format!("l{family}"), i), value]),
+        _ => words(&["SET", &key(&format!("s{family}"), i), value]),
     };
-    send_all(&mut conn, (0..knobs.keys).flat_map(each));
+    let ours =
+        |family: usize, i: usize| words(&["MAOS.SET", &key(&format!("m{family}"), i), value]);
+    for family in 0..pair.count {
+        let each = 0..keys / pair.count;
+        send_all(
+            &mut conn,
+            each.flat_map(|i| [theirs(family, i), ours(family, i)]),
+        );
+    }
 }
 
 fn pairs(value: &str, sha: &str) -> Vec<Pair> {
-    const OURS: &str = "m:__rand_int__";
-    const THEIRS: &str = "s:__rand_int__";
-    let set = words(&["MAOS.SET", OURS, value]);
-    let mset = |name, count, targets| Pair {
-        name,
-        ours: many(&["MAOS.MSET", &count_text(count)], &[OURS, value], count),
-        theirs: many(&["MSET"], &[THEIRS, value], count),
-        targets,
-    };
+    let (ours, theirs, lua) = (random_key("m", 0), random_key("s", 0), random_key("l", 0));
     vec![
         Pair {
             name: "MAOS.SET / SET",
-            ours: set.clone(),
-            theirs: words(&["SET", THEIRS, value]),
+            count: 1,
+            ours: words(&["MAOS.SET", &ours, value]),
+            theirs: words(&["SET", &theirs, value]),
             targets: [0.97, 0.80],
         },
         Pair {
             name: "MAOS.GET / GET",
-            ours: words(&["MAOS.GET", OURS]),
-            theirs: words(&["GET", THEIRS]),
+            count: 1,
+            ours: words(&["MAOS.GET", &ours]),
+            theirs: words(&["GET", &theirs]),
             targets: [0.97, 0.90],
         },
         Pair {
             name: "MAOS.SET / Lua set + list",
-            ours: set,
-            theirs: words(&["EVALSHA", sha, "1", "l:__rand_int__", value]),
+            count: 1,
+            ours: words(&["MAOS.SET", &ours, value]),
+            theirs: words(&["EVALSHA", sha, "1", &lua, value]),
             targets: [1.3, 3.5],
         },
-        mset("MAOS.MSET / MSET, 10 keys", 10, [0.85, 0.80]),
-        mset("MAOS.MSET / MSET, 100 keys", 100, [0.85, 0.80]),
+        mset("MAOS.MSET / MSET, 10 keys", 10, value),
+        mset("MAOS.MSET / MSET, 100 keys", 100, value),
         Pair {
             name: "MAOS.MGET / MGET, 100 keys",
-            ours: many(&["MAOS.MGET", "100"], &[OURS], 100),
-            theirs: many(&["MGET"], &[THEIRS], 100),
+            count: 100,
+            ours: many(&["MAOS.MGET", "100"], "m", &[], 100),
+            theirs: many(&["MGET"], "s", &[], 100),
             targets: [0.85, 0.85],
         },
     ]
+}
+
+fn mset(name: &'static str, count: usize, value: &str) -> Pair {
+    Pair {
+        name,
+        count,
+        ours: many(&["MAOS.MSET", &count.to_string()], "m", &[value], count),
+        theirs: many(&["MSET"], "s", &[value], count),
+        targets: [0.85, 0.80],
+    }
+}
+
+/// What redis-benchmark makes a key of.
+fn random_key(letter: &str, family: usize) -> String {
+    format!("{letter}{family}:__rand_int__")
+}
+
+/// A command with many keys, each of its own family and followed by the same words.
+fn many(head: &[&str], letter: &str, after: &[&str], count: usize) -> Vec<String> {
+    let mut command = words(head);
+    for family in 0..count {
+        command.push(random_key(letter, family));
+        command.extend(words(after));
+    }
+    command
 }
 
 /// Of all pairs, the one whose cost an append-only file changes most.
@@ -133,15 +165,6 @@ fn pairs_with_aof(pairs: Vec<Pair>) -> Vec<Pair> {
         ..pair
     })
     .collect()
-}
-
-fn count_text(count: usize) -> String {
-    count.to_string()
-}
-
-fn many(head: &[&str], each: &[&str], count: usize) -> Vec<String> {
-    let tail = (0..count).flat_map(|_| each.iter());
-    words(&head.iter().chain(tail).copied().collect::<Vec<_>>())
 }
 
 fn report(pair: &Pair, size: usize, depth: usize, target: f64, rounds: &[(Sample, Sample)]) {
@@ -165,6 +188,7 @@ struct Bench<'a> {
     server: &'a Server,
     knobs: &'a Knobs,
     depth: usize,
+    families: usize,
 }
 
 impl Bench<'_> {
@@ -208,14 +232,17 @@ impl Bench<'_> {
                 "--csv",
             ])
             .args(["-P", &self.depth.to_string(), "-n", &requests.to_string()])
-            .args(["-r", &self.knobs.keys.to_string()])
+            .args(["-r", &(self.knobs.keys / self.families).to_string()])
             .args(command)
             .output()
             .expect("redis-benchmark can be run (Debian: apt-get install redis-tools)");
         let text = String::from_utf8_lossy(&output.stdout);
         match rate_of(&text) {
             Some(rate) if output.status.success() => rate,
-            _ => panic!("redis-benchmark failed on {}: {text}", command[0]),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                panic!("redis-benchmark failed on {}: {text}{said}", command[0])
+            }
         }
     }
 }

@@ -17,12 +17,28 @@ fn sample() -> Model {
     run(&[b"MAOS.SET", b"plain", b"value"]);
     run(&[b"MAOS.SET", b"empty", b""]);
     run(&[
-        b"MAOS.SET", b"told", b"{\"n\":1}", b"BY", b"planner", b"META", b"{\"why\":\"start\"}",
-        b"REQID", b"r-1", b"PX", b"60000",
+        b"MAOS.SET",
+        b"told",
+        b"{\"n\":1}",
+        b"BY",
+        b"planner",
+        b"META",
+        b"{\"why\":\"start\"}",
+        b"REQID",
+        b"r-1",
+        b"PX",
+        b"60000",
     ]);
     run(&[b"MAOS.SET", b"told", &[b'a'; 600], b"BY", b"worker"]);
     run(&[b"MAOS.SET", b"told", b"third"]);
-    run(&[b"MAOS.ROLLBACK", b"told", b"VERSION", b"-2", b"BY", b"planner"]);
+    run(&[
+        b"MAOS.ROLLBACK",
+        b"told",
+        b"VERSION",
+        b"-2",
+        b"BY",
+        b"planner",
+    ]);
     run(&[b"MAOS.DEL", b"told", b"BY", b"janitor"]);
     run(&[b"MAOS.MSET", b"2", b"x", b"1", b"y", b"2"]);
     m.limits.history_versions = 4;
@@ -43,7 +59,9 @@ fn encoded(record: &Record) -> Vec<u8> {
 }
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(name)
 }
 
 /// Compares with the frozen file. It is written only where there is none yet: a released one stays.
@@ -54,7 +72,12 @@ fn frozen(name: &str, lines: &[String]) {
         std::fs::write(&path, &text).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(kept, text, "{} is frozen; make a new encoding instead", path.display());
+    assert_eq!(
+        kept,
+        text,
+        "{} is frozen; make a new encoding instead",
+        path.display()
+    );
 }
 
 #[test]
@@ -117,7 +140,10 @@ fn what_a_later_version_writes_is_refused() {
     for (at, b) in [(0, 2), (1, 2), (1, 4), (1, 8), (1, 128)] {
         let mut later = plain.clone();
         later[at] = b;
-        assert!(decode_record(&later, Bounds::HARD, &mut i).is_err(), "{at} {b}");
+        assert!(
+            decode_record(&later, Bounds::HARD, &mut i).is_err(),
+            "{at} {b}"
+        );
     }
     let mut fact = m.sent[0][0].clone();
     fact[1] = 9;

@@ -94,7 +94,12 @@ fn line(step: &Step, seen: &Seen) -> Option<Vec<Vec<u8>>> {
     Some(match step {
         Step::Set(k, v, options) => {
             let mut line = vec![b"MAOS.SET".to_vec(), name(*k), v.clone()];
-            line.extend(options.iter().flat_map(|o| o.iter()).map(|w| w.as_bytes().to_vec()));
+            line.extend(
+                options
+                    .iter()
+                    .flat_map(|o| o.iter())
+                    .map(|w| w.as_bytes().to_vec()),
+            );
             line
         }
         Step::Cas(k, back, v) => {

@@ -18,20 +18,39 @@ fn entries_are_consistent() {
     assert_eq!(names.len(), COMMANDS.len(), "a name stands twice");
     for s in COMMANDS {
         let name = s.name;
-        assert!(name.starts_with("MAOS.") && name == name.to_ascii_uppercase(), "{name}");
-        assert!(!s.summary.ends_with('.') && s.reply.ends_with('.'), "{name}");
+        assert!(
+            name.starts_with("MAOS.") && name == name.to_ascii_uppercase(),
+            "{name}"
+        );
+        assert!(
+            !s.summary.ends_with('.') && s.reply.ends_with('.'),
+            "{name}"
+        );
         let flags: Vec<_> = s.flags.split(' ').collect();
         assert_eq!(s.is_write(), flags.contains(&"write"), "{name}");
         assert_eq!(!s.is_write(), flags.contains(&"readonly"), "{name}");
         assert_eq!(flags.contains(&"fast"), s.acl.contains("fast"), "{name}");
-        assert!(s.acl.starts_with(if s.is_write() { "write" } else { "read" }), "{name}");
-        let least = 1 + s.args.iter().map(fewest).sum::<usize>()
-            + s.options.iter().flat_map(|o| o.iter()).map(fewest).sum::<usize>();
+        assert!(
+            s.acl
+                .starts_with(if s.is_write() { "write" } else { "read" }),
+            "{name}"
+        );
+        let least = 1
+            + s.args.iter().map(fewest).sum::<usize>()
+            + s.options
+                .iter()
+                .flat_map(|o| o.iter())
+                .map(fewest)
+                .sum::<usize>();
         assert_eq!(s.arity.unsigned_abs() as usize, least, "{name}: arity");
         let exact = s.all_args().all(|a| !a.optional && !a.multiple);
         assert_eq!(s.arity > 0, exact, "{name}: exact arity");
         let key_first = matches!(s.args[0].kind, ArgKind::Key);
-        assert_eq!(matches!(s.keys, Keys::One(_)), key_first, "{name}: key spec");
+        assert_eq!(
+            matches!(s.keys, Keys::One(_)),
+            key_first,
+            "{name}: key spec"
+        );
         assert!(!s.internal && s.complexity.starts_with("O("), "{name}");
     }
 }
@@ -119,13 +138,17 @@ fn the_parser_takes_what_the_table_offers_and_nothing_else() {
             with.push(tok.word().into());
             let offered = s.tokens() & tok.bit() != 0 && !s.is_reserved(*tok);
             let refusal = parses(s, &with);
-            let unknown = refusal
-                .as_ref()
-                .is_err_and(|e| e.text.contains("unknown option") || e.text.contains("not offered"));
+            let unknown = refusal.as_ref().is_err_and(|e| {
+                e.text.contains("unknown option") || e.text.contains("not offered")
+            });
             assert_eq!(unknown, !offered, "{} {}: {refusal:?}", s.name, tok.word());
         }
         for n in 0..required.len() {
-            assert!(parses(s, &required[..n]).is_err(), "{} with {n} arguments", s.name);
+            assert!(
+                parses(s, &required[..n]).is_err(),
+                "{} with {n} arguments",
+                s.name
+            );
         }
         let mut more = all.clone();
         more.push(b"more".to_vec());
@@ -148,7 +171,13 @@ fn version_ref() -> impl Strategy<Value = i64> {
     (-max..=max).prop_filter("0 is no version", |n| *n != 0)
 }
 
-type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Stamp>, Expire);
+type Owned = (
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Option<Stamp>,
+    Expire,
+);
 
 fn options() -> impl Strategy<Value = Owned> {
     let expire = prop_oneof![
@@ -289,13 +318,19 @@ fn block(file: &str, marks: [&str; 2], made: &str) {
 
 #[test]
 fn the_readme_shows_the_table() {
-    let marks = ["<!-- commands: made from the table by `make docs` -->", "<!-- end of commands -->"];
+    let marks = [
+        "<!-- commands: made from the table by `make docs` -->",
+        "<!-- end of commands -->",
+    ];
     block("README.md", marks, &markdown());
 }
 
 #[test]
 fn the_settings_file_shows_the_settings() {
-    let marks = ["# --- maos settings, made from the table by `make docs` ---", "# --- end of maos settings ---"];
+    let marks = [
+        "# --- maos settings, made from the table by `make docs` ---",
+        "# --- end of maos settings ---",
+    ];
     block("redis.conf.example", marks, &config::example());
 }
 

@@ -201,6 +201,21 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// The places of the keys among the arguments after the command's name. None where the number
+    /// of keys is no number; where it says too much, the places end with the arguments.
+    pub fn positions(self, args: &[&[u8]]) -> impl Iterator<Item = usize> {
+        let (first, step, end) = match self {
+            Keys::One(_) => (0, 1, 1),
+            Keys::Counted { step, .. } => {
+                let n = args.first().and_then(|n| std::str::from_utf8(n).ok());
+                let n = n.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+                (1, step, n.saturating_mul(step).saturating_add(1))
+            }
+            Keys::Pairs(from, _) => (from - 1, 2, args.len()),
+        };
+        (first..end.min(args.len())).step_by(step)
+    }
+
     /// What is done with the keys.
     pub fn access(self) -> Access {
         match self {

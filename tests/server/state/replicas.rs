@@ -1,0 +1,205 @@
+//! What was decided travels; nothing is asked again.
+
+use super::{fill, has_failpoints, metric, picture};
+use crate::harness::*;
+
+#[test]
+fn a_replica_holds_the_same_records_by_stream_and_by_full_sync() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let keys = fill(&mut master.conn());
+    wait_synced(&master, &replica);
+    let there = picture(&mut master.conn(), &keys);
+    assert_eq!(picture(&mut replica.conn(), &keys), there);
+    let late = replica_of(&master);
+    assert_eq!(picture(&mut late.conn(), &keys), there);
+    assert_eq!(digest_all(&mut late.conn()), digest_all(&mut master.conn()));
+    assert_eq!(metric(&mut replica.conn(), "damaged"), 0);
+}
+
+#[test]
+fn settings_of_the_replica_decide_nothing() {
+    let master = Server::with(&[("maos.history-max-versions", "7")]);
+    let replica = replica_with(
+        &master,
+        &[
+            ("maos.history-max-versions", "2"),
+            ("maos.history-max-bytes", "10"),
+            ("maos.value-max-bytes", "3"),
+            ("maos.tombstone-ttl", "1"),
+        ],
+    );
+    let keys = fill(&mut master.conn());
+    wait_synced(&master, &replica);
+    let there = picture(&mut master.conn(), &keys);
+    assert_eq!(picture(&mut replica.conn(), &keys), there);
+    assert_eq!(master.conn().run("MAOS.HISTORY long").array().len(), 7);
+}
+
+#[test]
+fn a_replica_that_keeps_an_aof_survives_on_its_own() {
+    let master = Server::start();
+    let mut replica = replica_with(&master, &[("appendonly", "yes"), ("appendfsync", "always")]);
+    let keys = fill(&mut master.conn());
+    wait_synced(&master, &replica);
+    let there = picture(&mut master.conn(), &keys);
+    // A full synchronisation starts the AOF anew; until that is done there is only the old one.
+    super::persistence::wait_rewritten(&mut replica.conn());
+    drop(master);
+    replica.restart(Stop::Kill);
+    assert_eq!(picture(&mut replica.conn(), &keys), there);
+}
+
+#[test]
+fn a_replica_refuses_writes_and_serves_reads() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let first = master.conn().run("MAOS.SET k v").int();
+    wait_synced(&master, &replica);
+    let conn = &mut replica.conn();
+    for line in [
+        "MAOS.SET k x",
+        "MAOS.CAS k 0 x",
+        "MAOS.DEL k",
+        "MAOS.MSET 1 k x",
+        "MAOS.MCAS 1 k 0 x",
+        "MAOS.ROLLBACK k VERSION -1",
+    ] {
+        assert_eq!(conn.run(line).code(), "READONLY", "{line}");
+    }
+    assert_eq!(conn.run("MAOS.GET k WITHVERSION").array()[1].int(), first);
+    assert_eq!(conn.run("MAOS.HISTORY k").array().len(), 1);
+}
+
+#[test]
+fn a_promoted_replica_goes_on_above_all_it_has_seen() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    let deleted = conn.run("MAOS.SET deleted v").int();
+    conn.run("DEL deleted").int();
+    let kept = conn.run("MAOS.SET kept v").int();
+    wait_synced(&master, &replica);
+    drop(master);
+    let conn = &mut replica.conn();
+    conn.run("REPLICAOF NO ONE").ok();
+    let lost = conn.run(&format!("MAOS.CAS deleted {deleted} x"));
+    assert_eq!(lost.array()[0].int(), 0);
+    assert!(conn.run("MAOS.SET deleted w").int() > deleted);
+    assert!(conn.run(&format!("MAOS.CAS kept {kept} x")).array()[1].int() > kept);
+}
+
+#[test]
+fn a_promoted_replica_with_a_clock_behind_goes_on_above_all_the_same() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    if !has_failpoints(&mut replica.conn()) {
+        println!("skipped: this build has no failpoints");
+        return;
+    }
+    replica.conn().run("MAOS.FAIL clock -3600000").int();
+    let deleted = master.conn().run("MAOS.SET deleted v").int();
+    master.conn().run("DEL deleted").int();
+    wait_synced(&master, &replica);
+    replica.conn().run("REPLICAOF NO ONE").ok();
+    assert_eq!(replica.conn().run("MAOS.SET deleted w").int(), deleted + 1);
+}
+
+#[test]
+fn trimming_by_age_is_decided_by_the_master_and_travels() {
+    let settings = [
+        ("maos.history-max-age", "1"),
+        ("maos.background-effort-us", "20000"),
+    ];
+    let master = Server::with(&settings);
+    let replica = replica_with(&master, &[]);
+    let conn = &mut master.conn();
+    for n in 0..5 {
+        conn.run(&format!("MAOS.SET k {n}")).int();
+    }
+    eventually(PATIENCE, "the old versions leave", || {
+        conn.run("MAOS.HISTORY k").array().len() == 1
+    });
+    wait_synced(&master, &replica);
+    assert_eq!(digest(conn, "k"), digest(&mut replica.conn(), "k"));
+    assert_eq!(metric(conn, "trimmed"), 4);
+    assert_eq!(
+        metric(&mut replica.conn(), "trimmed"),
+        0,
+        "a replica decides nothing"
+    );
+    assert_eq!(conn.run("MAOS.GET k VERSION -1").code(), "NOVERSION");
+}
+
+#[test]
+fn a_replica_does_not_trim_what_its_master_keeps() {
+    let master = Server::with(&[("maos.background-effort-us", "0")]);
+    let replica = replica_with(
+        &master,
+        &[
+            ("maos.history-max-age", "1"),
+            ("maos.background-effort-us", "20000"),
+        ],
+    );
+    let conn = &mut master.conn();
+    let long = "x".repeat(1000);
+    for _ in 0..5 {
+        cmd!(conn, "MAOS.SET", "k", &long).int();
+    }
+    wait_synced(&master, &replica);
+    // How a version is kept is the node's own business: the replica compresses, and agrees.
+    let there = &mut replica.conn();
+    eventually(PATIENCE, "the replica has compressed", || {
+        metric(there, "compressed") == 4
+    });
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(there.run("MAOS.HISTORY k").array().len(), 5);
+    assert_eq!(digest(there, "k"), digest(conn, "k"));
+    assert_eq!(metric(conn, "compressed"), 0);
+}
+
+#[test]
+fn only_a_master_or_the_aof_may_apply() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    conn.run("MAOS.SET k v").int();
+    let before = digest(conn, "k");
+    for line in [
+        "MAOS.APPLY fact k v",
+        "MAOS.LOAD k record",
+        "MAOS.LOAD new record",
+    ] {
+        assert_eq!(conn.run(line).code(), "ERR", "{line}");
+    }
+    let lua = "return redis.pcall('MAOS.APPLY', 'fact', KEYS[1], 'v')";
+    assert!(cmd!(conn, "EVAL", lua, "1", "k").is_err());
+    assert_eq!(digest(conn, "k"), before);
+    assert_eq!(conn.run("EXISTS new").int(), 0);
+}
+
+#[test]
+fn a_refused_write_is_not_replicated() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    conn.run("MAOS.SET k v").int();
+    wait_synced(&master, &replica);
+    let calls = |conn: &mut Conn| {
+        let stats = conn.info("commandstats");
+        stats
+            .get("cmdstat_MAOS.APPLY")
+            .or(stats.get("cmdstat_maos.apply"))
+            .cloned()
+    };
+    let count = |stat: Option<String>| -> Option<String> {
+        stat.and_then(|s| s.split(',').next().map(str::to_owned))
+    };
+    let before = count(calls(&mut replica.conn()));
+    assert_eq!(before.as_deref(), Some("calls=1"));
+    conn.run("MAOS.CAS k 5 x").array();
+    conn.run("MAOS.SET k x META nonsense").err();
+    conn.run("MAOS.DEL nothing").int();
+    conn.run("MAOS.MCAS 2 k 5 x j 0 y").array();
+    wait_synced(&master, &replica);
+    assert_eq!(count(calls(&mut replica.conn())), before);
+}

@@ -1,0 +1,173 @@
+//! A version is never given twice for a key, and an old compare-and-set never succeeds.
+
+use super::{has_failpoints, metric};
+use crate::harness::*;
+
+/// An old version never fits again, and new ones lie above it.
+fn attack(conn: &mut Conn, old: i64) {
+    let lost = conn.run(&format!("MAOS.CAS k {old} stolen"));
+    assert_eq!(lost.array()[0].int(), 0, "an old compare-and-set succeeded");
+    let new = conn.run("MAOS.SET k new").int();
+    assert!(new > old, "{new} after {old}");
+    let lost = conn.run(&format!("MAOS.CAS k {old} stolen"));
+    assert_eq!(lost.array()[0].int(), 0, "an old compare-and-set succeeded");
+    assert_eq!(conn.run("MAOS.GET k").text(), "new");
+}
+
+#[test]
+fn after_del_unlink_and_flush() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    for purge in [
+        "DEL k",
+        "UNLINK k",
+        "FLUSHALL",
+        "FLUSHALL ASYNC",
+        "FLUSHDB",
+        "MAOS.DEL k",
+    ] {
+        let old = conn.run("MAOS.SET k v").int();
+        conn.run(purge);
+        attack(conn, old);
+    }
+}
+
+#[test]
+fn after_expiry() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let old = conn.run("MAOS.SET k v PX 1").int();
+    eventually(PATIENCE, "the key expires", || {
+        conn.run("MAOS.GET k").is_nil()
+    });
+    attack(conn, old);
+    let old = conn.run("MAOS.SET k v").int();
+    conn.run("PEXPIRE k 1").int();
+    eventually(PATIENCE, "the key expires", || {
+        conn.run("EXISTS k").int() == 0
+    });
+    attack(conn, old);
+}
+
+#[test]
+fn after_being_overwritten_by_other_means() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let old = conn.run("MAOS.SET k v").int();
+    conn.run("SET k plain").ok();
+    conn.run("DEL k").int();
+    attack(conn, old);
+    let old = conn.run("MAOS.GET k WITHVERSION").array()[1].int();
+    conn.run("MAOS.SET other w").int();
+    conn.run("RENAME other k").ok();
+    attack(conn, old);
+}
+
+#[test]
+fn after_restarts_with_and_without_persistence() {
+    for stop in [Stop::Save, Stop::NoSave, Stop::Kill] {
+        let mut server = Server::start();
+        let old = server.conn().run("MAOS.SET k v").int();
+        server.conn().run("DEL k").int();
+        server.restart(stop);
+        attack(&mut server.conn(), old);
+    }
+    let mut server = Server::with(&[("appendonly", "yes"), ("appendfsync", "always")]);
+    let old = server.conn().run("MAOS.SET k v").int();
+    server.conn().run("DEL k").int();
+    server.restart(Stop::Kill);
+    attack(&mut server.conn(), old);
+}
+
+#[test]
+fn when_the_wall_clock_steps_back() {
+    let mut server = Server::with(&[("appendonly", "yes"), ("appendfsync", "always")]);
+    if !has_failpoints(&mut server.conn()) {
+        println!("skipped: this build has no failpoints");
+        return;
+    }
+    let old = server.conn().run("MAOS.SET k v").int();
+    let conn = &mut server.conn();
+    conn.run("MAOS.FAIL clock -86400000").int();
+    conn.run("DEL k").int();
+    attack(conn, old);
+    assert!(metric(conn, "clock_ahead_us") > 86_000_000_000);
+    let old = conn.run("MAOS.GET k WITHVERSION").array()[1].int();
+    server.restart(Stop::Kill);
+    // Before any write: the clock is above all that was loaded.
+    let conn = &mut server.conn();
+    conn.run("MAOS.FAIL clock -86400000").int();
+    assert_eq!(conn.run("MAOS.SET k w").int(), old + 1);
+}
+
+#[test]
+fn a_payload_from_the_future_is_refused_and_does_not_drag_the_clock() {
+    let ahead = Server::start();
+    if !has_failpoints(&mut ahead.conn()) {
+        println!("skipped: this build has no failpoints");
+        return;
+    }
+    const TWO_DAYS_MS: i64 = 2 * 86_400_000;
+    ahead
+        .conn()
+        .run(&format!("MAOS.FAIL clock {TWO_DAYS_MS}"))
+        .int();
+    let version = ahead.conn().run("MAOS.SET k v").int();
+    let dump = ahead.conn().run("DUMP k").bytes().to_vec();
+
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let now = conn.run("MAOS.SET j v").int();
+    assert!(cmd!(conn, "RESTORE", "k", "0", &dump[..]).is_err());
+    assert!(server.log().contains("a version too far in the future"));
+    assert!(conn.run("MAOS.SET j w").int() < now + 3_600_000_000);
+    // Within the bound it is taken, and the clock goes on above it.
+    conn.run("CONFIG SET maos.clock-max-drift-ms 259200000")
+        .ok();
+    cmd!(conn, "RESTORE", "k", "0", &dump[..]).ok();
+    assert!(conn.run("MAOS.SET j x").int() > version);
+    // From a master it is taken as it is, counted, and the clock stays.
+    let replica = replica_with(&ahead, &[]);
+    let conn = &mut replica.conn();
+    assert_eq!(conn.run("MAOS.GET k WITHVERSION").array()[1].int(), version);
+    assert_eq!(metric(conn, "stamps_ahead"), 1);
+    conn.run("REPLICAOF NO ONE").ok();
+    assert!(conn.run("MAOS.SET j v").int() < now + 3_600_000_000);
+    assert_eq!(
+        conn.run("MAOS.SET k w").int(),
+        version + 1,
+        "the key itself goes on rising"
+    );
+}
+
+#[test]
+fn exactly_one_of_many_wins() {
+    let server = Server::start();
+    let mut version = server.conn().run("MAOS.SET k start").int();
+    for round in 0..20 {
+        let threads: Vec<_> = (0..8)
+            .map(|n| {
+                let mut conn = server.conn();
+                let line = format!("MAOS.CAS k {version} {round}-{n}");
+                std::thread::spawn(move || conn.run(&line).array()[0].int())
+            })
+            .collect();
+        let won: i64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
+        assert_eq!(won, 1);
+        let now = server.conn().run("MAOS.GET k WITHVERSION").array()[1].int();
+        assert!(now > version);
+        version = now;
+    }
+    assert_eq!(metric(&mut server.conn(), "conflicts_cas"), 20 * 7);
+}
+
+#[test]
+fn a_pipeline_of_writes_gets_rising_versions() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let lines: Vec<_> = (0..5000)
+        .map(|n| format!("MAOS.SET k{} v", n % 7))
+        .collect();
+    let versions: Vec<_> = conn.pipeline(&lines).iter().map(Reply::int).collect();
+    assert!(versions.windows(2).all(|w| w[0] < w[1]));
+}
