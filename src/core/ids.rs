@@ -1,6 +1,6 @@
 //! Stamps, and who wrote.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Who {
 /// let go when the table has doubled since it was last swept.
 #[derive(Debug)]
 pub struct Interner {
-    known: HashMap<(Box<[u8]>, Option<Box<[u8]>>), Arc<Who>>,
+    known: HashSet<Arc<Who>>,
     latest: Arc<Who>,
     sweep_at: usize,
 }
@@ -73,7 +73,7 @@ pub struct Interner {
 impl Default for Interner {
     fn default() -> Self {
         Interner {
-            known: HashMap::new(),
+            known: HashSet::new(),
             latest: Arc::new(Who::default()),
             sweep_at: 1024,
         }
@@ -87,15 +87,18 @@ impl Interner {
         if self.latest.is(author, agent) {
             return self.latest.clone();
         }
-        let key = (Box::from(author), agent.map(Box::from));
-        let who = self
-            .known
-            .entry(key)
-            .or_insert_with(|| Arc::new(Who::new(author, agent)))
-            .clone();
+        let who = Who::new(author, agent);
+        let who = match self.known.get(&who) {
+            Some(known) => known.clone(),
+            None => {
+                let made = Arc::new(who);
+                self.known.insert(made.clone());
+                made
+            }
+        };
         self.latest = who.clone();
         if self.known.len() >= self.sweep_at {
-            self.known.retain(|_, w| Arc::strong_count(w) > 1);
+            self.known.retain(|w| Arc::strong_count(w) > 1);
             self.sweep_at = (self.known.len() * 2).max(1024);
         }
         who

@@ -83,7 +83,7 @@ pub trait ReadCommand<'a>: Request<'a> {
 // ---------------------------------------------------------------------------------------------
 
 /// The live version of a key's record.
-fn live<'r>(record: Option<&'r Record>) -> Option<&'r Version> {
+fn live(record: Option<&Record>) -> Option<&Version> {
     record.and_then(Record::live)
 }
 

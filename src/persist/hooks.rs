@@ -28,25 +28,33 @@ pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_v
     guard::run(|| {
         // SAFETY: the server gives a value of our type.
         let record = unsafe { record(value) };
-        // SAFETY (of both): the server's digest, in its callback; it copies.
-        let number = |n: u64| unsafe { api!(RedisModule_DigestAddLongLong)(md, n as i64) };
-        let bytes = |part: Option<&[u8]>| unsafe {
-            let part = part.unwrap_or(b"-");
-            api!(RedisModule_DigestAddStringBuffer)(md, part.as_ptr().cast::<c_char>(), part.len());
+        let number = |n: u64| {
+            // SAFETY: the server's digest, in its callback.
+            unsafe { api!(RedisModule_DigestAddLongLong)(md, n as i64) };
+        };
+        let bytes = |part: Option<&[u8]>| {
+            number(u64::from(part.is_some()));
+            let part = part.unwrap_or_default();
+            // SAFETY: as above; the server copies.
+            unsafe {
+                api!(RedisModule_DigestAddStringBuffer)(
+                    md,
+                    part.as_ptr().cast::<c_char>(),
+                    part.len(),
+                );
+            }
         };
         number(record.created().0);
         number(record.floor().0);
         for v in record.iter() {
             number(v.stamp().0);
-            number(u64::from(v.is_tombstone()));
-            number(v.value_len() as u64);
             bytes(Some(&v.who().author));
             bytes(v.who().agent.as_deref());
             bytes(v.meta());
             bytes(v.reqid());
             bytes(v.value().as_deref());
         }
-        // SAFETY: as above.
+        // SAFETY: the server's digest, in its callback.
         unsafe { api!(RedisModule_DigestEndSequence)(md) };
     });
 }

@@ -204,14 +204,13 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
     w.byte(parts);
     w.number(change.stamp.0);
     w.bytes(&change.who.author);
-    for part in [
+    let texts = [
         change.who.agent.as_deref(),
         change.meta.as_deref(),
         change.reqid.as_deref(),
-    ] {
-        if let Some(bytes) = part {
-            w.bytes(bytes);
-        }
+    ];
+    for text in texts.into_iter().flatten() {
+        w.bytes(text);
     }
     if let Expiry::At(ms) = change.expiry {
         w.number(ms);

@@ -157,7 +157,7 @@ fn a_full_server_refuses_writes_and_serves_the_rest() {
     let server = Server::start();
     let conn = &mut server.conn();
     conn.run("MAOS.SET k v").int();
-    conn.run("CONFIG SET maxmemory 1mb").ok();
+    conn.run("CONFIG SET maxmemory 1").ok();
     for line in [
         "MAOS.SET k x",
         "MAOS.CAS k 0 x",
