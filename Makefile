@@ -11,7 +11,7 @@ MODULE := $(OUT)/release/libmaos.$(if $(filter Darwin,$(shell uname -s)),dylib,s
 MATRIX_FILTER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build cli demo run test matrix matrix-short fmt clippy check bench clean
+.PHONY: help deps build cli demo run test matrix matrix-short fmt clippy check bench docs clean
 
 help: ## list these shortcuts
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ check: deps fmt clippy test ## what must pass before a commit: format, lints, te
 bench: build ## speed and memory beside plain Redis (MAOS_BENCH_QUICK=1: a look; see tests/bench)
 	@mkdir -p "$(OUT)/bench" && cp "$(MODULE)" "$(OUT)/bench/"
 	MAOS_MODULE="$(OUT)/bench/$(notdir $(MODULE))" $(CARGO) bench --package maos --bench bench
+
+docs: ## write README.md and redis.conf.example anew from the tables
+	UPDATE=1 $(CARGO) test --package maos-core --test table
 
 clean: ## remove what was built and fetched; .data, where `make run` keeps its data, stays
 	$(CARGO) clean
