@@ -222,3 +222,23 @@ fn types_are_reported_and_kept_apart() {
     assert!(conn.run("MEMORY USAGE k").int() > 40);
     assert_eq!(conn.run("EXISTS k").int(), 1);
 }
+
+#[test]
+fn the_digest_tells_every_part_of_a_record() {
+    let server = Server::with(&[("rdbcompression", "no")]);
+    let conn = &mut server.conn();
+    conn.run(r#"MAOS.SET k value BY planner META '{"why":"start"}' REQID request"#)
+        .int();
+    conn.run("MAOS.SET k current").int();
+    let (dump, digest_of_k) = (conn.run("DUMP k").bytes().to_vec(), digest(conn, "k"));
+    for part in ["default", "planner", "start", "request", "value", "current"] {
+        let mut other = dump.clone();
+        let at = other.windows(part.len()).position(|w| w == part.as_bytes());
+        other[at.expect("the part stands in the payload")] ^= 1;
+        let end = other.len() - 8;
+        let sum = crc64(&other[..end]).to_le_bytes();
+        other[end..].copy_from_slice(&sum);
+        cmd!(conn, "RESTORE", "other", "0", &other[..], "REPLACE").ok();
+        assert_ne!(digest(conn, "other"), digest_of_k, "{part}");
+    }
+}
