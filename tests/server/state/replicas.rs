@@ -1,5 +1,8 @@
 //! What was decided travels; nothing is asked again.
 
+use maos_core::codec::v1::encode_record;
+use maos_core::model::Model;
+
 use super::{fill, has_failpoints, metric, picture};
 use crate::harness::*;
 
@@ -160,19 +163,28 @@ fn a_replica_does_not_trim_what_its_master_keeps() {
 
 #[test]
 fn only_a_master_or_the_aof_may_apply() {
+    // What a server would obey: a change and a record that are in order.
+    let mut model = Model::at(1_790_000_000_000_000);
+    model.run(&[b"MAOS.SET", b"k", b"forged"]).unwrap();
+    let fact = model.sent[0][0].clone();
+    let mut record = vec![];
+    encode_record(&model.keys()[&b"k"[..]].record, &mut record);
     let server = Server::start();
     let conn = &mut server.conn();
     conn.run("MAOS.SET k v").int();
     let before = digest(conn, "k");
-    for line in [
-        "MAOS.APPLY fact k v",
-        "MAOS.LOAD k record",
-        "MAOS.LOAD new record",
-    ] {
-        assert_eq!(conn.run(line).code(), "ERR", "{line}");
+    for key in ["k", "new"] {
+        let refused = cmd!(conn, "MAOS.APPLY", fact, key, "forged");
+        assert!(refused
+            .err()
+            .starts_with("ERR this command is for replicas"));
+        let refused = cmd!(conn, "MAOS.LOAD", key, record);
+        assert!(refused
+            .err()
+            .starts_with("ERR this command is for replicas"));
+        let lua = "return redis.pcall('MAOS.APPLY', ARGV[1], KEYS[1], 'forged')";
+        assert!(cmd!(conn, "EVAL", lua, "1", key, fact).is_err());
     }
-    let lua = "return redis.pcall('MAOS.APPLY', 'fact', KEYS[1], 'v')";
-    assert!(cmd!(conn, "EVAL", lua, "1", "k").is_err());
     assert_eq!(digest(conn, "k"), before);
     assert_eq!(conn.run("EXISTS new").int(), 0);
 }
