@@ -214,21 +214,24 @@ impl Config {
                 Error::config(name, format!("a whole number is needed, not {text:?}"))
             }),
         };
-        config.apply(Fields {
-            cluster: flag("REDIS_CLUSTER_ENABLED")?,
-            protocol: number("REDIS_PROTOCOL")?,
-            connect_timeout_ms: number("REDIS_CONNECT_TIMEOUT_MS")?,
-            response_timeout_ms: number("REDIS_RESPONSE_TIMEOUT_MS")?,
-            deadline_ms: number("REDIS_DEADLINE_MS")?,
-            attempts: number("REDIS_ATTEMPTS")?,
-            tls: TlsFields {
-                enabled: flag("REDIS_TLS_ENABLED")?,
-                ca_file: get("REDIS_TLS_CA_FILE").map(Into::into),
-                cert_file: get("REDIS_TLS_CERT_FILE").map(Into::into),
-                key_file: get("REDIS_TLS_KEY_FILE").map(Into::into),
+        config.apply(
+            Fields {
+                cluster: flag("REDIS_CLUSTER_ENABLED")?,
+                protocol: number("REDIS_PROTOCOL")?,
+                connect_timeout_ms: number("REDIS_CONNECT_TIMEOUT_MS")?,
+                response_timeout_ms: number("REDIS_RESPONSE_TIMEOUT_MS")?,
+                deadline_ms: number("REDIS_DEADLINE_MS")?,
+                attempts: number("REDIS_ATTEMPTS")?,
+                tls: TlsFields {
+                    enabled: flag("REDIS_TLS_ENABLED")?,
+                    ca_file: get("REDIS_TLS_CA_FILE").map(Into::into),
+                    cert_file: get("REDIS_TLS_CERT_FILE").map(Into::into),
+                    key_file: get("REDIS_TLS_KEY_FILE").map(Into::into),
+                },
+                ..Fields::default()
             },
-            ..Fields::default()
-        }, &variable)?;
+            &variable,
+        )?;
         Ok(config)
     }
 
@@ -253,10 +256,16 @@ impl Config {
     /// [`Error::Config`], naming the field or the line.
     pub fn from_toml(text: &str) -> Result<Config, Error> {
         let fields: Fields = toml::from_str(text).map_err(|e| {
-            // The line itself is not shown: it may be the one with the password.
+            // Neither the line nor what stands in it is shown: it may be the password.
             let before = e.span().map_or(0, |s| s.start);
             let line = text.get(..before).unwrap_or(text).matches('\n').count() + 1;
-            Error::config(format!("line {line}"), e.message().to_owned())
+            let text = match e.message().rsplit_once(", expected ") {
+                Some((what, kind)) if what.starts_with("invalid ") => {
+                    format!("a value of the wrong kind; expected {kind}")
+                }
+                _ => e.message().to_owned(),
+            };
+            Error::config(format!("line {line}"), text)
         })?;
         let default = vec![DEFAULT_URL.to_owned()];
         let urls = fields.urls.clone().unwrap_or(default);
@@ -276,7 +285,10 @@ impl Config {
         }
         let millis = |field: &str, value: Option<u64>, default: Duration| match value {
             None => Ok(default),
-            Some(0) => Err(Error::config(name(field), "at least 1 millisecond is needed")),
+            Some(0) => Err(Error::config(
+                name(field),
+                "at least 1 millisecond is needed",
+            )),
             Some(ms) => Ok(Duration::from_millis(ms)),
         };
         self.connect_timeout = millis(
@@ -396,7 +408,8 @@ impl Config {
                 tls_params: None,
             },
             (ConnectionAddr::TcpTls { insecure: true, .. }, _) => {
-                let text = "#insecure is not offered; name the certificates to trust in tls.ca_file";
+                let text =
+                    "#insecure is not offered; name the certificates to trust in tls.ca_file";
                 return Err(Error::config("urls", text));
             }
             (ConnectionAddr::Unix(_), Some(_)) => {

@@ -1,1 +1,89 @@
-//! client
+//! An async client for the maos state store.
+//!
+//! Every write makes a new *version*: a number that is the instant of the write in microseconds, and
+//! strictly increasing, so no version is ever given twice. Agents that change the same state name
+//! the version they have seen; of all who name the same one, exactly one wins, and the others learn
+//! at once what it wrote.
+//!
+//! ```no_run
+//! use std::time::{Duration, SystemTime};
+//! use maos_client::{Client, Config, HistoryOptions, Outcome, Past, SetOptions, StateKey};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Task {
+//!     title: String,
+//!     owner: Option<String>,
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), maos_client::Error> {
+//!     // Addresses, user, password, TLS and timeouts from REDIS_STATE_URLS and its companions.
+//!     let client = Client::connect(Config::from_env()?).await?;
+//!     let key = StateKey::new("shop", "task", "ship v1.4");
+//!
+//!     // Write, saying who and for how long.
+//!     let task = Task { title: "Ship v1.4".into(), owner: None };
+//!     let planner = SetOptions::new().by("planner").ttl(Duration::from_secs(86_400));
+//!     let first = client.set_json(&key, &task, planner).await?;
+//!
+//!     // Claim it, if nobody was faster. Losing a race is an outcome, not an error.
+//!     let mine = serde_json::json!({"title": "Ship v1.4", "owner": "builder-7"}).to_string();
+//!     match client.cas(&key, first, mine, SetOptions::new().by("builder-7")).await? {
+//!         Outcome::Applied(version) => println!("mine, at {version}"),
+//!         Outcome::Lost(now) => println!("{:?} was faster", now.agent),
+//!     }
+//!
+//!     // Or say what shall change, and let the client do it again for as long as others come between.
+//!     client
+//!         .update(&key, |task: Option<Task>| {
+//!             let mut task = task.expect("written above");
+//!             task.owner = Some("reviewer-2".into());
+//!             task
+//!         })
+//!         .await?;
+//!
+//!     // Look back, and go back.
+//!     for revision in client.history(&key, HistoryOptions::new().newest_first()).await? {
+//!         println!("{} by {:?}", revision.version, revision.agent);
+//!     }
+//!     let before = client.get_past(&key, Past::back(1)).await?;
+//!     println!("before that: {:?}", before.and_then(|b| b.text().map(str::to_owned)));
+//!     let minute_ago = SystemTime::now() - Duration::from_secs(60);
+//!     client.rollback(&key, minute_ago, SetOptions::new().by("operator")).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | module's command | method |
+//! | --- | --- |
+//! | `MAOS.SET` | [`set`](Client::set), [`set_json`](Client::set_json) |
+//! | `MAOS.CAS` | [`cas`](Client::cas), [`update`](Client::update) |
+//! | `MAOS.GET` | [`get`](Client::get), [`get_json`](Client::get_json), [`get_past`](Client::get_past) |
+//! | `MAOS.DEL` | [`del`](Client::del) |
+//! | `MAOS.MSET`, `MAOS.MCAS`, `MAOS.MGET` | [`mset`](Client::mset), [`mcas`](Client::mcas), [`mget`](Client::mget) |
+//! | `MAOS.HISTORY`, `MAOS.DIFF`, `MAOS.ROLLBACK` | [`history`](Client::history), [`diff`](Client::diff), [`rollback`](Client::rollback) |
+//! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
+//!
+//! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
+//! The crate logs with `tracing`.
+#![forbid(unsafe_code)]
+
+mod client;
+mod config;
+mod error;
+mod key;
+mod link;
+mod options;
+mod update;
+mod value;
+
+pub use client::{Client, Command, Scan};
+pub use config::{Config, Protocol, Tls, DEFAULT_URL};
+pub use error::{Applied, Error};
+pub use key::{BadKey, StateKey};
+pub use maos_core::wire::state as wire;
+pub use maos_core::{Code, Refusal};
+pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
+pub use update::{Next, UpdateOptions, Updated};
+pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};

@@ -3,15 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use maos_core::wire::state as wire;
-use maos_core::Stamp;
 use serde::de::DeserializeOwned;
 
 use crate::error::shown;
 use crate::Error;
 
 /// A version: the instant of its write in microseconds of unix time, strictly increasing.
-/// [`Version::NONE`] (0) stands for "no live value".
-pub type Version = Stamp;
+/// `Version::NONE` (0) stands for "no live value".
+#[doc(inline)]
+pub use maos_core::Stamp as Version;
 
 /// A value of the store and everything known about it.
 ///

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-/// One number for every change: microseconds of unix time, made strictly increasing by
-/// [`Clock`](../clock/struct.Clock.html). The stamp of a write is its version number and its time.
+/// One number for every change: microseconds of unix time, made strictly increasing by each node's
+/// hybrid clock. The stamp of a write is its version number and its time.
 ///
 /// A stamp is below 2^53, so a double (JavaScript, Lua) holds it exactly. 0 is no stamp.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

@@ -1,15 +1,17 @@
 //! The global allocator: the server's, so that `maxmemory` and `MEMORY` see what the module holds.
 //!
-//! The server aligns to what its `malloc` aligns to. For more than that, a larger block is taken
-//! and the distance to its start is kept in the byte before the part handed out.
+//! All that every server's allocator promises is alignment to 8 bytes: the jemalloc that Redis
+//! ships has size classes of 24, 40 and 56 bytes, and a build that keeps sizes itself puts 8 bytes
+//! before each block. For more, a larger block is taken and the distance to its start is kept just
+//! before the part handed out.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr;
 
 use super::api::api;
 
-/// What every `malloc` aligns to on the platforms Redis runs on.
-const MALLOC_ALIGN: usize = 16;
+/// What every server's allocator aligns to.
+const SERVER_ALIGN: usize = 8;
 
 struct ServerAlloc;
 
@@ -17,7 +19,7 @@ struct ServerAlloc;
 static ALLOCATOR: ServerAlloc = ServerAlloc;
 
 fn wide(layout: Layout) -> Option<usize> {
-    (layout.align() > MALLOC_ALIGN).then(|| layout.size() + layout.align() + size_of::<usize>())
+    (layout.align() > SERVER_ALIGN).then(|| layout.size() + layout.align() + size_of::<usize>())
 }
 
 /// The aligned address in a block made for [`wide`], its start noted just before it.
@@ -97,24 +99,35 @@ unsafe impl GlobalAlloc for ServerAlloc {
     }
 }
 
-/// Checks over-aligned allocation on the allocator in use.
+/// Checks over-aligned allocation on the allocator in use, over sizes that fall into odd classes.
 #[cfg(debug_assertions)]
 pub fn self_test() -> bool {
-    [32usize, 64, 256, 4096].iter().all(|align| {
-        let Ok(layout) = Layout::from_size_align(100, *align) else {
-            return false;
-        };
-        // SAFETY: each block is used within its layout and given back with it.
-        unsafe {
-            let place = ALLOCATOR.alloc_zeroed(layout);
-            let zeroed = (0..100).all(|i| *place.add(i) == 0);
-            let aligned = place.addr().is_multiple_of(*align);
-            ptr::write_bytes(place, 7, 100);
-            let place = ALLOCATOR.realloc(place, layout, 5000);
-            let kept = (0..100).all(|i| *place.add(i) == 7);
-            let still = place.addr().is_multiple_of(*align);
-            ALLOCATOR.dealloc(place, Layout::from_size_align_unchecked(5000, *align));
-            zeroed && aligned && kept && still
-        }
+    let aligns = [8usize, 16, 32, 64, 256, 4096];
+    let sizes = [1usize, 8, 24, 40, 52, 56, 100, 1000];
+    // Several at a time: one that happens to be aligned proves nothing.
+    aligns.iter().all(|align| {
+        sizes
+            .iter()
+            .all(|size| (0..8).all(|_| aligns_to(*align, *size)))
     })
+}
+
+#[cfg(debug_assertions)]
+fn aligns_to(align: usize, size: usize) -> bool {
+    const LARGER: usize = 5000;
+    let Ok(layout) = Layout::from_size_align(size, align) else {
+        return false;
+    };
+    // SAFETY: each block is used within its layout and given back with it.
+    unsafe {
+        let (first, second) = (ALLOCATOR.alloc(layout), ALLOCATOR.alloc_zeroed(layout));
+        let zeroed = (0..size).all(|i| *second.add(i) == 0);
+        let aligned = first.addr().is_multiple_of(align) && second.addr().is_multiple_of(align);
+        ptr::write_bytes(second, 7, size);
+        let moved = ALLOCATOR.realloc(second, layout, LARGER);
+        let kept = (0..size).all(|i| *moved.add(i) == 7) && moved.addr().is_multiple_of(align);
+        ALLOCATOR.dealloc(first, layout);
+        ALLOCATOR.dealloc(moved, Layout::from_size_align_unchecked(LARGER, align));
+        zeroed && aligned && kept
+    }
 }

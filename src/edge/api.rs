@@ -54,6 +54,7 @@ needed! {
     RedisModule_GetExpire RedisModule_SetExpire RedisModule_SetAbsExpire
     RedisModule_SignalModifiedKey RedisModule_Replicate RedisModule_ReplicateVerbatim
     RedisModule_StringPtrLen RedisModule_CreateString RedisModule_FreeString
+    RedisModule_GetClientId RedisModule_GetClientUserNameById RedisModule_Call
     RedisModule_GetCurrentUserName RedisModule_GetContextFlags RedisModule_AvoidReplicaTraffic
     RedisModule_ReplyWithError RedisModule_ReplyWithNull RedisModule_ReplyWithLongLong
     RedisModule_ReplyWithStringBuffer RedisModule_ReplyWithArray RedisModule_ReplyWithMap

@@ -22,6 +22,13 @@ pub struct Call<'a> {
     pub args: SmallVec<[&'a [u8]; 12]>,
 }
 
+/// The author of a write that no user made: one by another module, on its own account. No ACL user
+/// can have this name.
+const NO_USER: &[u8] = b"(none)";
+
+/// `errno` of the server where a command does not exist.
+const ENOENT: i32 = 2;
+
 /// The bytes of a server's string.
 ///
 /// # Safety
@@ -125,16 +132,34 @@ impl Call<'_> {
 
     /// Does something with the name of the ACL user of the connection.
     pub fn with_user<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
-        // SAFETY: the string is ours to free, and is used before that.
+        // SAFETY: the context of this call; the string is ours to free, and used before that.
         unsafe {
-            let name = api!(RedisModule_GetCurrentUserName)(self.ctx);
+            // A connection may have no user (a master's link), and asking for the current user
+            // would then crash the server; asking by the connection's id does not.
+            let id = api!(RedisModule_GetClientId)(self.ctx);
+            let mut name = api!(RedisModule_GetClientUserNameById)(self.ctx, id);
+            if name.is_null() && self.acts_for_a_user() {
+                name = api!(RedisModule_GetCurrentUserName)(self.ctx);
+            }
             if name.is_null() {
-                return then(b"default");
+                return then(NO_USER);
             }
             let result = then(bytes_of(name));
             api!(RedisModule_FreeString)(self.ctx, name);
             result
         }
+    }
+
+    /// Whether a call that does not come from a connection has a user: a script has, a call by
+    /// another module need not. Asked for by having the server look up, as that user, a command that
+    /// does not exist: without a user it refuses before it looks.
+    #[cold]
+    fn acts_for_a_user(&self) -> bool {
+        // SAFETY: the context of this call; the format `C` says that no argument follows. The
+        // answer is null, as there is no such command, and the reason in `errno`.
+        let answer = unsafe { api!(RedisModule_Call)(self.ctx, c"maos.".as_ptr(), c"C".as_ptr()) };
+        let reason = std::io::Error::last_os_error().raw_os_error();
+        answer.is_null() && reason == Some(ENOENT)
     }
 
     /// True if the call comes from where it must be obeyed: a master, the AOF.

@@ -1,6 +1,6 @@
 //! Three masters: redirects, slots, a slot that moves.
 
-use super::fill;
+use super::{fill, picture};
 use crate::harness::*;
 
 #[test]
@@ -79,4 +79,35 @@ fn a_replica_in_a_cluster_holds_the_same() {
     for key in keys {
         assert_eq!(digest(there, key), digest(&mut master.conn(), key), "{key}");
     }
+}
+
+#[test]
+fn an_atomic_slot_migration_takes_the_records_along() {
+    let cluster = Cluster::start(3, 0);
+    let slot = slot_of(b"{m}a");
+    let from = cluster.node_for("{m}a");
+    let mut masters = (0..3).map(|i| cluster.master(i));
+    let to = masters.find(|m| m.port() != from.port()).unwrap();
+    let conn = &mut from.conn();
+    for n in 0..10 {
+        conn.run(&format!("MAOS.SET {{m}}a {n} BY agent-{n} REQID r{n}"))
+            .int();
+    }
+    conn.run("MAOS.SET {m}b v PXAT 9000000000123").int();
+    let keys = ["{m}a", "{m}b"];
+    let before = picture(conn, &keys);
+    let id = to.conn().run("CLUSTER MYID").text().to_string();
+    let line = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
+    let reply = conn.run(&line);
+    if reply.is_err() && reply.err().contains("nknown subcommand") {
+        println!("skipped: this server has no atomic slot migration");
+        return;
+    }
+    reply.ok();
+    let there = &mut to.conn();
+    eventually(PATIENCE, "the slot has moved", || {
+        !there.run("MAOS.GET {m}a").is_err()
+    });
+    assert_eq!(picture(there, &keys), before);
+    assert!(there.run("MAOS.SET {m}a moved").int() > 0);
 }

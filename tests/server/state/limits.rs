@@ -263,3 +263,47 @@ fn a_reply_of_history_is_bounded() {
     assert_eq!(conn.run("MAOS.HISTORY k VALUES COUNT 8").array().len(), 8);
     assert_eq!(conn.run("MAOS.HISTORY k").array().len(), 9);
 }
+
+#[test]
+fn defragmentation_moves_records_and_changes_nothing() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    if conn.run("CONFIG SET activedefrag yes").is_err() {
+        println!("skipped: this server's allocator cannot defragment");
+        return;
+    }
+    conn.run("CONFIG SET activedefrag no").ok();
+    for (name, value) in [
+        ("active-defrag-ignore-bytes", "1"),
+        ("active-defrag-threshold-lower", "1"),
+        ("active-defrag-cycle-min", "60"),
+        ("active-defrag-cycle-max", "70"),
+    ] {
+        cmd!(conn, "CONFIG", "SET", name, value).ok();
+    }
+    let value = "fragments ".repeat(20);
+    for n in 0..20_000 {
+        conn.send(&["MAOS.SET", &format!("k{n}"), &value]);
+        conn.send(&["MAOS.SET", &format!("k{n}"), &format!("{n} {value}")]);
+    }
+    for _ in 0..40_000 {
+        conn.recv().int();
+    }
+    for n in (0..20_000).filter(|n| n % 4 != 0) {
+        conn.send(&["DEL", &format!("k{n}")]);
+    }
+    for _ in 0..15_000 {
+        conn.recv().int();
+    }
+    let before = digest_all(conn);
+    conn.run("CONFIG SET activedefrag yes").ok();
+    let hits = |conn: &mut Conn| {
+        conn.info("stats")["active_defrag_hits"]
+            .parse::<u64>()
+            .unwrap()
+    };
+    eventually(PATIENCE, "something is moved", || hits(conn) > 1000);
+    assert_eq!(digest_all(conn), before);
+    assert_eq!(metric(conn, "panics"), 0);
+    assert_eq!(conn.run("MAOS.GET k4 VERSION -1").text(), value);
+}

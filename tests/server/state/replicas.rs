@@ -215,3 +215,26 @@ fn a_refused_write_is_not_replicated() {
     wait_synced(&master, &replica);
     assert_eq!(count(calls(&mut replica.conn())), before);
 }
+
+#[test]
+fn a_diskless_load_gives_the_same_records() {
+    for load in ["swapdb", "on-empty-db"] {
+        let master = Server::start();
+        let keys = fill(&mut master.conn());
+        let replica = replica_with(&master, &[("repl-diskless-load", load)]);
+        let there = picture(&mut master.conn(), &keys);
+        assert_eq!(picture(&mut replica.conn(), &keys), there);
+        // Again, over what is there: a replica that has lost its place loads while it serves.
+        master.conn().run("DEBUG CHANGE-REPL-ID").ok();
+        master.conn().run("MAOS.SET plain again").int();
+        replica.conn().run("REPLICAOF NO ONE").ok();
+        replica.conn().run("MAOS.SET astray v").int();
+        let to = format!("REPLICAOF 127.0.0.1 {}", master.port());
+        replica.conn().run(&to).ok();
+        wait_synced(&master, &replica);
+        let there = picture(&mut master.conn(), &keys);
+        assert_eq!(picture(&mut replica.conn(), &keys), there);
+        assert_eq!(replica.conn().run("EXISTS astray").int(), 0);
+        assert_eq!(metric(&mut replica.conn(), "records"), keys.len() as i64);
+    }
+}

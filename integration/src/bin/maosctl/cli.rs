@@ -1,0 +1,342 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Parser, Subcommand};
+use maos_client::{Past, Version, Which};
+
+const AFTER: &str = "\
+Exit codes:
+  0  done
+  1  no value: the key, or the version asked for, is not there
+  2  usage: a word of the command line, a setting or a line of input is wrong
+  3  lost race: another write came first, nothing was changed
+  4  refused: the store said no, nothing was changed
+  5  connection: no server, or no answer
+
+Settings come from --url or --config, else from the environment:
+  REDIS_STATE_URLS         addresses, comma separated (redis://127.0.0.1:6379/)
+  REDIS_CLUSTER_ENABLED    true: they are nodes of a cluster
+  REDIS_AUTH_USERNAME      the ACL user
+  REDIS_AUTH_PASSWORD      the password
+  REDIS_TLS_ENABLED        true: TLS
+  REDIS_TLS_CA_FILE        PEM file of the certificates to trust (those of the system)
+  REDIS_TLS_CERT_FILE      PEM file of the client's certificate
+  REDIS_TLS_KEY_FILE       PEM file of its key
+A settings file has the same in TOML: urls, cluster, [auth] username, password,
+[tls] enabled, ca_file, cert_file, key_file.
+
+Examples:
+  maosctl set shop:task:1 '{\"status\":\"open\"}' --by planner --ttl 7d
+  maosctl get shop:task:1 --full
+  maosctl cas shop:task:1 1763843159123456 '{\"status\":\"done\"}' --by builder
+  maosctl history shop:task:1 --desc --values
+  maosctl get shop:task:1 --at '5m ago'
+  maosctl diff shop:task:1 -1 1763843160000001
+  maosctl rollback shop:task:1 --version -1 --by operator
+  maosctl export shop: > shop.ndjson
+  maosctl import shop.ndjson
+";
+
+/// Reads and writes versioned state: every write is kept as a version that can be read back,
+/// compared, and rolled back to.
+#[derive(Parser)]
+#[command(name = "maosctl", version, after_long_help = AFTER, after_help = "--help says more: settings, exit codes, examples.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct Global {
+    /// Address of the store; may be given several times. Otherwise REDIS_STATE_URLS
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Vec<String>,
+    /// The addresses are nodes of a cluster
+    #[arg(long, global = true)]
+    pub cluster: bool,
+    /// A TOML file with the settings, instead of the environment
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["url", "cluster"])]
+    pub config: Option<PathBuf>,
+    /// Answers for programs: one JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Times in UTC instead of the local time zone
+    #[arg(long, global = true)]
+    pub utc: bool,
+    /// Says on standard error what happens to connections
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show a value, now or as it was
+    Get {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        past: PastArgs,
+        /// Version, times, writer and metadata too
+        #[arg(long)]
+        full: bool,
+        /// No line end after the value
+        #[arg(long, conflicts_with = "full")]
+        raw: bool,
+    },
+    /// Write a new version of a key
+    Set {
+        /// The key
+        key: String,
+        /// The value; - reads it from standard input
+        value: String,
+        #[command(flatten)]
+        write: WriteArgs,
+        #[command(flatten)]
+        condition: ConditionArgs,
+    },
+    /// Write a new version only over the version given
+    Cas {
+        /// The key
+        key: String,
+        /// The version that must be the current one; 0: there must be no value
+        version: u64,
+        /// The value; - reads it from standard input
+        value: String,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Delete a value; its history stays, and `rollback` brings it back
+    Del {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        write: WriteArgs,
+        #[command(flatten)]
+        condition: ConditionArgs,
+    },
+    /// List the versions of a key
+    History {
+        /// The key
+        key: String,
+        /// From this version on; -N: the N-th before the current one
+        #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = which)]
+        from: Option<Which>,
+        /// Up to this version
+        #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = which)]
+        to: Option<Which>,
+        /// At most so many
+        #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// The newest first
+        #[arg(long)]
+        desc: bool,
+        /// With the values
+        #[arg(long)]
+        values: bool,
+    },
+    /// Show what changed between two versions of a JSON value (RFC 6902)
+    Diff {
+        /// The key
+        key: String,
+        /// The older version; -N: the N-th before the current one
+        #[arg(allow_negative_numbers = true, value_parser = which)]
+        from: Which,
+        /// The newer version
+        #[arg(allow_negative_numbers = true, value_parser = which)]
+        to: Which,
+    },
+    /// Write the value of an old version again, as a new version
+    Rollback {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        past: PastArgs,
+        #[command(flatten)]
+        write: WriteArgs,
+        #[command(flatten)]
+        condition: ConditionArgs,
+    },
+    /// Show what the servers say about themselves
+    Info,
+    /// Write the lines of an NDJSON file, each a new version of its key
+    #[command(after_help = LINES)]
+    Import {
+        /// The file; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Only check the lines
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write the current values as NDJSON
+    #[command(after_help = LINES)]
+    Export {
+        /// Only keys that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// The file; - is standard output
+        #[arg(long, short, default_value = "-", value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+const LINES: &str = "\
+Each line is a JSON object:
+  key            the key (or key_b64: base64, for one that is not UTF-8)
+  value          a string, which is the value; or an object, array, number, true or
+                 false, whose JSON text is the value (or value_b64: base64, for a
+                 value that is not UTF-8)
+  agent          optional: who wrote it (or agent_b64)
+  metadata       optional: a JSON object
+  expires_at_ms  optional: when the key expires, unix time in milliseconds
+  version        optional: the version it had; an import does not look at it
+An import stops at the first line that is wrong or refused, names its number, and says how
+many other lines were written: all before it, and, if the store refused it, a few after it
+that were under way. Lines about the same key are written in their order.";
+
+/// Which state of the past.
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct PastArgs {
+    /// This version; -N: the N-th before the current one
+    #[arg(long, value_name = "VERSION", allow_negative_numbers = true, value_parser = which)]
+    version: Option<Which>,
+    /// What was current then: '5m ago', 2026-03-01T12:00:00Z, '2026-03-01 12:00' (local), or unix
+    /// milliseconds
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<SystemTime>,
+}
+
+impl PastArgs {
+    pub fn past(&self) -> Option<Past> {
+        self.version.map(Past::Version).or(self.at.map(Past::At))
+    }
+}
+
+/// What every write may say.
+#[derive(Args)]
+pub struct WriteArgs {
+    /// The agent that writes
+    #[arg(long, value_name = "AGENT")]
+    pub by: Option<String>,
+    /// Metadata kept with the version: a JSON object
+    #[arg(long, value_name = "JSON")]
+    pub meta: Option<String>,
+    /// Expire after this time: 90s, 15m, 7d, 500ms
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "keep_ttl")]
+    pub ttl: Option<Duration>,
+    /// Keep the expiry the key has
+    #[arg(long)]
+    pub keep_ttl: bool,
+    /// Id of this write: repeating it under the same id changes nothing. Otherwise a random one
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+}
+
+/// Over which version.
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct ConditionArgs {
+    /// Only over this version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+    /// Only if there is no value
+    #[arg(long)]
+    if_absent: bool,
+}
+
+impl ConditionArgs {
+    pub fn version(&self) -> Option<Version> {
+        let absent = self.if_absent.then_some(Version::NONE);
+        self.if_version.map(Version).or(absent)
+    }
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    if let Some(back) = text.strip_prefix('-') {
+        return match back.parse::<u32>() {
+            Ok(n) if n > 0 => Ok(Which::Back(n)),
+            _ => Err("-1 is the version before the current one, -2 the one before that".into()),
+        };
+    }
+    match text.parse::<u64>() {
+        Ok(n) if n > 0 && n <= Version::MAX.0 => Ok(Which::Version(Version(n))),
+        _ => Err("a version is a number as `get --full` shows it, or -N".into()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    let parsed = parsed.or_else(|| {
+        // Days and weeks have no fixed length in a calendar; here they have.
+        let span = text.parse::<jiff::Span>().ok()?;
+        let days = jiff::SpanRelativeTo::days_are_24_hours();
+        span.to_duration(days).ok()
+    });
+    parsed
+        .and_then(|d| Duration::try_from(d).ok())
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| "a time such as 90s, 15m, 12h, 7d or 500ms".to_owned())
+}
+
+fn time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ms) = text.parse::<u64>() {
+        return Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+    }
+    if let Some(before) = text.strip_suffix(" ago") {
+        return SystemTime::now()
+            .checked_sub(duration(before)?)
+            .ok_or_else(|| "so long ago there was no time".to_owned());
+    }
+    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
+        return Ok(timestamp.into());
+    }
+    let local = text.parse::<jiff::civil::DateTime>().ok();
+    local
+        .and_then(|civil| civil.to_zoned(jiff::tz::TimeZone::system()).ok())
+        .map(|zoned| zoned.timestamp().into())
+        .ok_or_else(|| {
+            "a time such as '5m ago', 2026-03-01T12:00:00Z, '2026-03-01 12:00' or unix milliseconds"
+                .to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_in_many_forms() {
+        let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+        assert_eq!(time("1772366400000"), Ok(at(1_772_366_400)));
+        assert_eq!(time("2026-03-01T12:00:00Z"), Ok(at(1_772_366_400)));
+        assert!(time("2026-03-01 12:00").is_ok());
+        assert!(time("5m ago").is_ok_and(|t| t < SystemTime::now()));
+        assert!(time("yesterday").is_err());
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(duration("0s").is_err());
+        assert!(duration("-5s").is_err());
+        assert!(duration("5").is_err());
+    }
+
+    #[test]
+    fn versions_are_numbers_or_steps_back() {
+        assert_eq!(which("-2"), Ok(Which::Back(2)));
+        assert_eq!(which("7"), Ok(Which::Version(Version(7))));
+        for bad in ["0", "-0", "x", "9007199254740992", "--1"] {
+            assert!(which(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! `maosctl`: the state store on the command line. `maosctl --help` is its manual.
+
+mod cli;
+mod line;
+mod show;
+mod transfer;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use maos_client::{Client, Code, Config, Error, HistoryOptions, Outcome, SetOptions, Version};
+use serde_json::{json, Map, Value};
+
+use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
+use show::Show;
+
+/// How it ended, as the exit code says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Done = 0,
+    NoValue = 1,
+    Usage = 2,
+    Lost = 3,
+    Refused = 4,
+    Connection = 5,
+}
+
+/// Why it could not be done.
+#[derive(Debug)]
+enum Failure {
+    /// The store, or the way to it.
+    Client(Error),
+    /// What was typed or read.
+    Input(String),
+    /// What was to be written.
+    Output(io::Error),
+    /// A line of an import.
+    Line {
+        line: u64,
+        written: u64,
+        why: Box<Failure>,
+    },
+}
+
+impl Failure {
+    fn end(&self) -> End {
+        match self {
+            Failure::Client(error) => match error {
+                Error::Refused(refusal) if refusal.code == Code::NoVersion => End::NoValue,
+                Error::Refused(_) | Error::Server { .. } => End::Refused,
+                Error::Transport { .. } | Error::Protocol(_) => End::Connection,
+                _ => End::Usage,
+            },
+            Failure::Input(_) => End::Usage,
+            // Whoever read our output has seen enough.
+            Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => End::Done,
+            Failure::Output(_) => End::Usage,
+            Failure::Line { why, .. } => why.end(),
+        }
+    }
+
+    fn code(&self) -> Value {
+        match self {
+            Failure::Client(Error::Refused(refusal)) => json!(refusal.code.word()),
+            Failure::Client(Error::Server { word, .. }) => json!(word),
+            Failure::Line { why, .. } => why.code(),
+            _ => Value::Null,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Client(error) => error.fmt(f),
+            Failure::Input(text) => f.write_str(text),
+            Failure::Output(error) => write!(f, "cannot write: {error}"),
+            Failure::Line { line, written, why } => {
+                write!(f, "line {line}: {why} ({written} other lines were written)")
+            }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.global.verbose {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(io::stderr)
+            .init();
+    }
+    let show = Show {
+        json: cli.global.json,
+        utc: cli.global.utc,
+    };
+    let end = match run(cli, show).await {
+        Ok(end) => end,
+        Err(failure) => {
+            report(show, &failure);
+            failure.end()
+        }
+    };
+    ExitCode::from(end as u8)
+}
+
+fn report(show: Show, failure: &Failure) {
+    if failure.end() == End::Done {
+        return;
+    }
+    if show.json {
+        let line = match failure {
+            Failure::Line { line, .. } => json!(line),
+            _ => Value::Null,
+        };
+        let code = failure.code();
+        let text = failure.to_string();
+        eprintln!("{}", json!({"error": text, "code": code, "line": line}));
+    } else {
+        eprintln!("maosctl: {failure}");
+    }
+}
+
+fn settings(global: &Global) -> Result<Config, Error> {
+    if let Some(file) = &global.config {
+        return Config::from_file(file);
+    }
+    Config::from_vars(|name| match name {
+        "REDIS_STATE_URLS" if !global.url.is_empty() => Some(global.url.join(",")),
+        "REDIS_CLUSTER_ENABLED" if global.cluster => Some("true".to_owned()),
+        _ => std::env::var(name).ok(),
+    })
+}
+
+async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
+    let config = settings(&cli.global)?;
+    if let Command::Import {
+        file,
+        dry_run: true,
+    } = &cli.command
+    {
+        let count = transfer::import(None, file).await?;
+        tell(show, "checked", count)?;
+        return Ok(End::Done);
+    }
+    let client = Client::connect(config).await?;
+    match cli.command {
+        Command::Get {
+            key,
+            past,
+            full,
+            raw,
+        } => {
+            let found = match past.past() {
+                None => client.get(&key).await?,
+                Some(past) => client.get_past(&key, past).await?,
+            };
+            match found {
+                Some(found) => show.value(&key, &found, full, raw)?,
+                None => return no_value(show, &key),
+            }
+        }
+        Command::Set {
+            key,
+            value,
+            write,
+            condition,
+        } => {
+            let (value, options) = (value_of(value)?, options(&write)?);
+            return match condition.version() {
+                None => applied(show, &key, client.set(&key, value, options).await?),
+                Some(v) => ended(
+                    show,
+                    &key,
+                    &client.set(&key, value, options.if_version(v)).await?,
+                ),
+            };
+        }
+        Command::Cas {
+            key,
+            version,
+            value,
+            write,
+        } => {
+            let (value, options) = (value_of(value)?, options(&write)?);
+            let outcome = client.cas(&key, Version(version), value, options).await?;
+            return ended(show, &key, &outcome);
+        }
+        Command::Del {
+            key,
+            write,
+            condition,
+        } => return delete(&client, show, &key, &write, &condition).await,
+        Command::History {
+            key,
+            from,
+            to,
+            count,
+            desc,
+            values,
+        } => {
+            let mut options = HistoryOptions::new();
+            options = from.map_or(options.clone(), |v| options.from(v));
+            options = to.map_or(options.clone(), |v| options.to(v));
+            options = count.map_or(options.clone(), |n| options.count(n));
+            options = if desc {
+                options.newest_first()
+            } else {
+                options
+            };
+            options = if values { options.values() } else { options };
+            let revisions = client.history(&key, options).await?;
+            if revisions.is_empty() {
+                return no_value(show, &key);
+            }
+            show.history(&revisions, values)?;
+        }
+        Command::Diff { key, from, to } => {
+            let patch = client.diff(&key, from, to).await?;
+            diff(show, &patch)?;
+        }
+        Command::Rollback {
+            key,
+            past,
+            write,
+            condition,
+        } => {
+            let text = "say what to go back to: --version or --at";
+            let past = past.past().ok_or_else(|| Failure::Input(text.to_owned()))?;
+            let options = options(&write)?;
+            return match condition.version() {
+                None => applied(show, &key, client.rollback(&key, past, options).await?),
+                Some(v) => {
+                    let options = options.if_version(v);
+                    ended(show, &key, &client.rollback(&key, past, options).await?)
+                }
+            };
+        }
+        Command::Info => info(&client, show).await?,
+        Command::Import { file, .. } => {
+            let count = transfer::import(Some(&client), &file).await?;
+            tell(show, "written", count)?;
+        }
+        Command::Export { prefix, output } => {
+            let count = transfer::export(&client, &prefix, &output).await?;
+            // The lines themselves are the output; the count goes beside it.
+            let quiet = output == Path::new("-") && show.json;
+            if !quiet {
+                eprintln!("{count} values");
+            }
+        }
+    }
+    Ok(End::Done)
+}
+
+async fn delete(
+    client: &Client,
+    show: Show,
+    key: &str,
+    write: &WriteArgs,
+    condition: &ConditionArgs,
+) -> Result<End, Failure> {
+    let options = options(write)?;
+    let version = match condition.version() {
+        None => client.del(key, options).await?,
+        Some(v) => match client.del(key, options.if_version(v)).await? {
+            Outcome::Applied(version) => version,
+            lost => return ended(show, key, &lost),
+        },
+    };
+    if version == Version::NONE {
+        return no_value(show, key);
+    }
+    applied(show, key, version)
+}
+
+fn applied(show: Show, key: &str, version: Version) -> Result<End, Failure> {
+    show.written(key, version)?;
+    Ok(End::Done)
+}
+
+fn ended(show: Show, key: &str, outcome: &Outcome) -> Result<End, Failure> {
+    Ok(match show.outcome(key, outcome)? {
+        true => End::Done,
+        false => End::Lost,
+    })
+}
+
+fn no_value(show: Show, key: &str) -> Result<End, Failure> {
+    if show.json {
+        let mut fields = Map::new();
+        fields.insert("key".into(), json!(key));
+        fields.insert("value".into(), Value::Null);
+        show.object(fields)?;
+    } else {
+        eprintln!("{key} has no value");
+    }
+    Ok(End::NoValue)
+}
+
+fn tell(show: Show, what: &str, count: u64) -> Result<(), Failure> {
+    if show.json {
+        let mut fields = Map::new();
+        fields.insert(what.into(), json!(count));
+        show.object(fields)?;
+    } else {
+        eprintln!("{count} lines {what}");
+    }
+    Ok(())
+}
+
+/// The value of the command line, or standard input.
+fn value_of(value: String) -> Result<Vec<u8>, Failure> {
+    if value != "-" {
+        return Ok(value.into_bytes());
+    }
+    let mut bytes = Vec::new();
+    match io::stdin().lock().read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(e) => Err(Failure::Input(format!("cannot read standard input: {e}"))),
+    }
+}
+
+fn options(write: &WriteArgs) -> Result<SetOptions, Failure> {
+    let mut options = SetOptions::new();
+    if let Some(agent) = &write.by {
+        options = options.by(agent);
+    }
+    if let Some(meta) = &write.meta {
+        options = options.meta_text(meta);
+    }
+    if let Some(ttl) = write.ttl {
+        options = options.ttl(ttl);
+    }
+    if write.keep_ttl {
+        options = options.keep_ttl();
+    }
+    if let Some(id) = &write.request_id {
+        options = options.request_id(id);
+    }
+    Ok(options)
+}
+
+/// A patch: as it is for programs, an operation a line for people.
+fn diff(show: Show, patch: &str) -> Result<(), Failure> {
+    if show.json {
+        println!("{patch}");
+        return Ok(());
+    }
+    let operations: Vec<Value> = serde_json::from_str(patch)
+        .map_err(|e| Failure::Client(Error::Protocol(format!("not a JSON patch: {e}"))))?;
+    if operations.is_empty() {
+        println!("no difference");
+    }
+    for operation in operations {
+        let text = |name: &str| operation[name].as_str().unwrap_or_default().to_owned();
+        let (op, path, from) = (text("op"), text("path"), text("from"));
+        match (op.as_str(), operation.get("value")) {
+            ("move" | "copy", _) => println!("{op:<8} {from} -> {path}"),
+            (_, Some(value)) => println!("{op:<8} {path}  {value}"),
+            (_, None) => println!("{op:<8} {path}"),
+        }
+    }
+    Ok(())
+}
+
+async fn info(client: &Client, show: Show) -> Result<(), Failure> {
+    for text in client.info(&["server", "replication", "maos"]).await? {
+        let wanted = |name: &str| {
+            let known = [
+                "redis_version",
+                "valkey_version",
+                "tcp_port",
+                "uptime_in_seconds",
+                "role",
+            ];
+            known.contains(&name) || name.starts_with("maos")
+        };
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        let lines = lines.filter(|(name, _)| wanted(name));
+        if show.json {
+            let fields = lines.map(|(name, value)| {
+                let number = value.parse::<i64>().ok().filter(|n| n.to_string() == value);
+                (
+                    name.to_owned(),
+                    number.map_or_else(|| json!(value), |n| json!(n)),
+                )
+            });
+            show.object(fields.collect())?;
+            continue;
+        }
+        for (name, value) in lines {
+            println!("{name:<32} {value}");
+        }
+        println!();
+    }
+    Ok(())
+}

@@ -1,0 +1,387 @@
+//! Every typed method, in both protocols.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use maos_client::{
+    time_of, Client, Code, Error, HistoryOptions, ManyOptions, ManyOutcome, Next, Outcome, Past,
+    Protocol, SetOptions, UpdateOptions, Version, Which,
+};
+use serde_json::json;
+
+use crate::harness::Server;
+use crate::{client, config};
+
+#[tokio::test]
+async fn every_method_works_in_resp2() {
+    every_method(Protocol::Resp2).await;
+}
+
+#[tokio::test]
+async fn every_method_works_in_resp3() {
+    every_method(Protocol::Resp3).await;
+}
+
+async fn every_method(protocol: Protocol) {
+    let server = Server::start();
+    let client = Client::connect(config(&server).protocol(protocol))
+        .await
+        .unwrap();
+    reads_and_writes(&client).await;
+    conditions(&client).await;
+    past(&client).await;
+    several(&client).await;
+    called_commands(&server);
+}
+
+async fn reads_and_writes(client: &Client) {
+    assert_eq!(client.get("app:a:1").await.unwrap(), None);
+    let options = SetOptions::new()
+        .by("planner")
+        .meta(json!({"why": "first"}))
+        .ttl(Duration::from_secs(100));
+    let first = client.set("app:a:1", b"\xff\0\r\n", options).await.unwrap();
+    let found = client.get("app:a:1").await.unwrap().unwrap();
+    assert_eq!(found.value, b"\xff\0\r\n");
+    assert_eq!((found.version, found.created), (first, first));
+    assert_eq!(found.author, "default");
+    assert_eq!(found.agent.as_deref(), Some("planner"));
+    assert_eq!(found.metadata.as_deref(), Some(r#"{"why":"first"}"#));
+    assert!(found
+        .expires_in
+        .is_some_and(|t| t <= Duration::from_secs(100)));
+    assert_eq!((found.versions_kept, found.text()), (1, None));
+    let age = SystemTime::now()
+        .duration_since(found.written_at())
+        .unwrap_or_default();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+
+    // The expiry stays if asked to, and goes otherwise.
+    client
+        .set("app:a:1", "2", SetOptions::new().keep_ttl())
+        .await
+        .unwrap();
+    assert!(client
+        .get("app:a:1")
+        .await
+        .unwrap()
+        .unwrap()
+        .expires_in
+        .is_some());
+    client.set("app:a:1", "3", SetOptions::new()).await.unwrap();
+    assert_eq!(
+        client.get("app:a:1").await.unwrap().unwrap().expires_in,
+        None
+    );
+    let soon = SystemTime::now() + Duration::from_secs(50);
+    client
+        .set("app:a:1", "4", SetOptions::new().expires_at(soon))
+        .await
+        .unwrap();
+    assert!(client
+        .get("app:a:1")
+        .await
+        .unwrap()
+        .unwrap()
+        .expires_in
+        .is_some());
+
+    // JSON.
+    client
+        .set_json("app:a:2", &json!({"n": 1}), SetOptions::new())
+        .await
+        .unwrap();
+    let read = client
+        .get_json::<serde_json::Value>("app:a:2")
+        .await
+        .unwrap();
+    assert_eq!(read.unwrap().value, json!({"n": 1}));
+    match client.get_json::<u32>("app:a:2").await {
+        Err(Error::Decode { key, .. }) => assert_eq!(key, "app:a:2"),
+        other => panic!("{other:?}"),
+    }
+
+    // The same request id writes once.
+    let id = SetOptions::new().request_id("once");
+    let version = client.set("app:a:3", "a", id.clone()).await.unwrap();
+    assert_eq!(client.set("app:a:3", "b", id).await.unwrap(), version);
+    assert_eq!(client.get("app:a:3").await.unwrap().unwrap().value, b"a");
+
+    // Refusals.
+    let refused = client
+        .set("app:a:3", "x", SetOptions::new().meta(5))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Some(Code::NotJson));
+    let refused = client.get_past("app:a:3", Past::back(9)).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::NoVersion));
+}
+
+async fn conditions(client: &Client) {
+    let key = "app:c:1";
+    let absent = SetOptions::new().if_absent();
+    let first = client
+        .set(key, "1", absent.clone())
+        .await
+        .unwrap()
+        .applied()
+        .unwrap();
+    match client.set(key, "2", absent.by("late")).await.unwrap() {
+        Outcome::Lost(now) => {
+            assert_eq!(now.version, first);
+            assert_eq!(now.value.as_deref(), Some(&b"1"[..]));
+            assert_eq!(now.author.as_deref(), Some("default"));
+            assert_eq!(now.agent, None);
+        }
+        won => panic!("{won:?}"),
+    }
+    let cas = client
+        .cas(key, first, "2", SetOptions::new().by("fast"))
+        .await
+        .unwrap();
+    let second = cas.applied().unwrap();
+    assert!(second > first);
+    assert_eq!(
+        client
+            .cas(key, first, "3", SetOptions::new())
+            .await
+            .unwrap()
+            .applied(),
+        None
+    );
+
+    let over_first = SetOptions::new().if_version(first);
+    assert_eq!(
+        client.del(key, over_first.clone()).await.unwrap().applied(),
+        None
+    );
+    assert_eq!(
+        client
+            .rollback(key, first, over_first)
+            .await
+            .unwrap()
+            .applied(),
+        None
+    );
+    let gone = client.del(key, SetOptions::new()).await.unwrap();
+    assert!(gone > second);
+    assert_eq!(
+        client.del(key, SetOptions::new()).await.unwrap(),
+        Version::NONE
+    );
+    match client
+        .cas(key, second, "4", SetOptions::new())
+        .await
+        .unwrap()
+    {
+        Outcome::Lost(now) => assert_eq!((now.version, now.value), (Version::NONE, None)),
+        won => panic!("{won:?}"),
+    }
+    let back = client
+        .rollback(key, second, SetOptions::new())
+        .await
+        .unwrap();
+    assert!(back > gone);
+    assert_eq!(client.get(key).await.unwrap().unwrap().value, b"2");
+}
+
+async fn past(client: &Client) {
+    let key = "app:p:1";
+    let mut versions = vec![];
+    for n in 0..3 {
+        let text = json!({"n": n}).to_string();
+        versions.push(client.set(key, text, SetOptions::new()).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    let value = |found: Option<maos_client::StateValue<Vec<u8>>>| found.unwrap().value;
+    assert_eq!(
+        value(client.get_past(key, versions[0]).await.unwrap()),
+        br#"{"n":0}"#
+    );
+    assert_eq!(
+        value(client.get_past(key, Past::back(1)).await.unwrap()),
+        br#"{"n":1}"#
+    );
+    let then = time_of(versions[1]);
+    assert_eq!(
+        value(client.get_past(key, then).await.unwrap()),
+        br#"{"n":1}"#
+    );
+
+    let all = client.history(key, HistoryOptions::new()).await.unwrap();
+    assert_eq!(all.iter().map(|r| r.version).collect::<Vec<_>>(), versions);
+    assert!(all
+        .iter()
+        .all(|r| r.value.is_none() && r.request_id.is_some() && !r.deleted));
+    let some = HistoryOptions::new()
+        .newest_first()
+        .count(1)
+        .values()
+        .to(Which::Back(1));
+    let some = client.history(key, some).await.unwrap();
+    assert_eq!(some.len(), 1);
+    assert_eq!(
+        (some[0].version, some[0].value.as_deref()),
+        (versions[1], Some(&br#"{"n":1}"#[..]))
+    );
+    let from = HistoryOptions::new().from(versions[1]);
+    assert_eq!(client.history(key, from).await.unwrap().len(), 2);
+    assert_eq!(
+        client
+            .history("app:p:none", HistoryOptions::new())
+            .await
+            .unwrap(),
+        vec![]
+    );
+
+    let patch = client.diff(key, Which::Back(2), versions[2]).await.unwrap();
+    assert_eq!(patch, r#"[{"op":"replace","path":"/n","value":2}]"#);
+}
+
+async fn several(client: &Client) {
+    let options = ManyOptions::new().by("planner");
+    let both = client
+        .mset(&[("app:m:1", "1"), ("app:m:2", "2")], options)
+        .await
+        .unwrap();
+    let read = client
+        .mget(&["app:m:1", "app:m:none", "app:m:2"])
+        .await
+        .unwrap();
+    let values: Vec<_> = read
+        .iter()
+        .map(|v| v.as_ref().map(|v| (&v.value[..], v.version)))
+        .collect();
+    assert_eq!(
+        values,
+        [Some((&b"1"[..], both)), None, Some((&b"2"[..], both))]
+    );
+    assert_eq!(client.mget::<&str>(&[]).await.unwrap(), vec![]);
+    let items = [("app:m:1", both, "3"), ("app:m:2", both, "4")];
+    let ManyOutcome::Applied(next) = client.mcas(&items, ManyOptions::new()).await.unwrap() else {
+        panic!("nobody else writes");
+    };
+    let items = [("app:m:1", next, "5"), ("app:m:2", both, "6")];
+    let lost = client.mcas(&items, ManyOptions::new()).await.unwrap();
+    assert_eq!(lost, ManyOutcome::Lost(vec![(b"app:m:2".to_vec(), next)]));
+}
+
+/// No command of the table goes without a method that has just been exercised.
+fn called_commands(server: &Server) {
+    let stats = server.conn().info("commandstats");
+    for spec in maos_core::wire::reference::COMMANDS {
+        let name = format!("cmdstat_{}", spec.name.to_ascii_lowercase());
+        let found = stats.keys().any(|key| key.eq_ignore_ascii_case(&name));
+        assert!(found, "no method has called {}", spec.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_updating_tasks_lose_nothing() {
+    let server = Server::start();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        // Every task has a connection of its own, as agents on many machines have.
+        let client = client(&server).await;
+        tasks.spawn(async move {
+            let options = UpdateOptions::new().by(format!("task-{n}"));
+            let add = |list: Option<Vec<u32>>| {
+                let mut list = list.unwrap_or_default();
+                list.push(n);
+                list
+            };
+            client.update_with("app:list:1", options, add).await
+        });
+    }
+    let mut versions = BTreeSet::new();
+    while let Some(done) = tasks.join_next().await {
+        let done = done.unwrap().unwrap();
+        assert!(done.written.is_some() && done.attempts >= 1);
+        versions.insert(done.version);
+    }
+    let list = client(&server)
+        .await
+        .get_json::<Vec<u32>>("app:list:1")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(versions.len(), 50);
+    assert_eq!(versions.last(), Some(&list.version));
+    assert_eq!(
+        list.value.into_iter().collect::<BTreeSet<_>>(),
+        (0..50).collect()
+    );
+}
+
+#[tokio::test]
+async fn an_update_may_leave_things_as_they_are_keeps_the_expiry_and_gives_up_in_the_end() {
+    let server = Server::start();
+    let client = client(&server).await;
+    let options = SetOptions::new().ttl(Duration::from_secs(100));
+    let first = client.set("app:u:1", "1", options).await.unwrap();
+    let kept = client
+        .update("app:u:1", |_: Option<u32>| Next::Keep)
+        .await
+        .unwrap();
+    assert_eq!((kept.written, kept.version), (None, first));
+    client
+        .update("app:u:1", |n: Option<u32>| n.unwrap() + 1)
+        .await
+        .unwrap();
+    let found = client.get("app:u:1").await.unwrap().unwrap();
+    assert!(found.expires_in.is_some() && found.value == b"2");
+
+    // Somebody else is always faster.
+    let mut rival = server.conn();
+    let mut attempts = 0;
+    let lost = client
+        .update_with(
+            "app:u:1",
+            UpdateOptions::new().attempts(3),
+            |n: Option<u32>| {
+                attempts += 1;
+                rival.run("MAOS.SET app:u:1 7").int();
+                n.unwrap() + 1
+            },
+        )
+        .await;
+    match lost {
+        Err(Error::Contended {
+            key, attempts: 3, ..
+        }) => assert_eq!(key, "app:u:1"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(attempts, 3);
+    assert_eq!(client.get("app:u:1").await.unwrap().unwrap().value, b"7");
+}
+
+#[tokio::test]
+async fn users_and_passwords_are_used_and_their_refusal_is_told() {
+    let server = Server::start();
+    let mut admin = server.conn();
+    admin
+        .run("ACL SETUSER planner on >secret ~app:* +@all")
+        .ok();
+    admin.run("ACL SETUSER default >other").ok();
+    let planner = config(&server).username("planner").password("secret");
+    let client = Client::connect(planner).await.unwrap();
+    client.set("app:k:1", "v", SetOptions::new()).await.unwrap();
+    assert_eq!(
+        client.get("app:k:1").await.unwrap().unwrap().author,
+        "planner"
+    );
+    let refused = client
+        .set("else:k:1", "v", SetOptions::new())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Some(Code::NoPerm));
+
+    for config in [
+        config(&server),
+        config(&server).username("planner").password("wrong"),
+    ] {
+        let refused = Client::connect(config).await.unwrap_err().to_string();
+        let told = refused.contains("WRONGPASS") || refused.contains("NOAUTH");
+        assert!(told && !refused.contains("wrong\""), "{refused}");
+    }
+}

@@ -1,0 +1,289 @@
+//! The command-line tool from end to end.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Server};
+
+/// Runs the tool with some standard input.
+fn run(url: &str, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .env_remove("REDIS_STATE_URLS")
+        .args(["--url", url, "--utc"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // In a thread of its own: the tool may write before it has read everything.
+    let feeder = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    output
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs it and expects an exit code; gives standard output and standard error.
+#[track_caller]
+fn expect(url: &str, code: i32, args: &[&str]) -> (String, String) {
+    let output = run(url, args, b"");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+#[track_caller]
+fn json(url: &str, code: i32, args: &[&str]) -> Value {
+    let (out, err) = expect(url, code, &[&["--json"], args].concat());
+    match serde_json::from_str(out.trim()) {
+        Ok(value) => value,
+        Err(e) => panic!("{e}: {out}\n{err}"),
+    }
+}
+
+#[test]
+fn every_subcommand_answers_people_and_programs() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let key = "app:t:1";
+    let first = json(
+        url,
+        0,
+        &[
+            "set",
+            key,
+            r#"{"n":1}"#,
+            "--by",
+            "me",
+            "--meta",
+            r#"{"why":"x"}"#,
+        ],
+    );
+    let first = first["version"].to_string();
+    assert_eq!(expect(url, 0, &["get", key]).0, "{\"n\":1}\n");
+    assert_eq!(expect(url, 0, &["get", key, "--raw"]).0, "{\"n\":1}");
+    let full = expect(url, 0, &["get", key, "--full"]).0;
+    assert!(
+        full.contains(&first) && full.contains("me") && full.contains("UTC"),
+        "{full}"
+    );
+    let got = json(url, 0, &["get", key]);
+    assert_eq!(
+        (&got["value"]["n"], &got["agent"]),
+        (&Value::from(1), &Value::from("me"))
+    );
+    assert_eq!(got["metadata"]["why"], "x");
+
+    let cas = json(url, 0, &["cas", key, &first, r#"{"n":2}"#]);
+    let second = cas["version"].to_string();
+    let lost = json(url, 3, &["cas", key, &first, "late"]);
+    assert_eq!(lost["applied"], false);
+    assert_eq!(
+        (lost["version"].to_string(), &lost["value"]["n"]),
+        (second.clone(), &Value::from(2))
+    );
+    assert!(expect(url, 3, &["set", key, "late", "--if-absent"])
+        .1
+        .contains(&second));
+
+    let out = run(url, &["set", "app:t:2", "-", "--ttl", "7d"], b"from\0stdin");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(
+        expect(url, 0, &["get", "app:t:2", "--raw"]).0,
+        "from\0stdin"
+    );
+    assert!(json(url, 0, &["get", "app:t:2"])["expires_in_ms"].as_u64() > Some(600_000_000));
+
+    let (history, _) = expect(url, 0, &["history", key, "--desc", "--values"]);
+    assert!(
+        history.starts_with(&second) && history.contains("{\"n\":1}"),
+        "{history}"
+    );
+    assert_eq!(
+        expect(url, 0, &["--json", "history", key])
+            .0
+            .lines()
+            .count(),
+        2
+    );
+    assert!(expect(url, 0, &["diff", key, "-1", &second])
+        .0
+        .contains("/n"));
+    assert_eq!(
+        json(url, 0, &["diff", key, &first, &second])[0]["op"],
+        "replace"
+    );
+    assert_eq!(
+        expect(url, 0, &["get", key, "--version", "-1"]).0,
+        "{\"n\":1}\n"
+    );
+    expect(
+        url,
+        0,
+        &["rollback", key, "--version", &first, "--by", "op"],
+    );
+    assert_eq!(json(url, 0, &["get", key])["value"]["n"], 1);
+    expect(
+        url,
+        3,
+        &["rollback", key, "--version", "-1", "--if-version", "1"],
+    );
+    expect(url, 0, &["del", key]);
+    assert_eq!(json(url, 1, &["get", key])["value"], Value::Null);
+    expect(url, 1, &["del", key]);
+    assert!(expect(url, 0, &["info"]).0.contains("maos_writes"));
+    assert!(json(url, 0, &["info"])["maos_writes"].as_u64() > Some(3));
+}
+
+#[test]
+fn exit_codes_say_what_went_wrong() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    expect(url, 0, &["--help"]);
+    for help in ["Exit codes", "REDIS_STATE_URLS", "Examples"] {
+        assert!(expect(url, 0, &["--help"]).0.contains(help));
+    }
+    expect(url, 1, &["get", "app:none:1"]);
+    expect(url, 1, &["history", "app:none:1"]);
+    expect(url, 1, &["get", "app:none:1", "--version", "5"]);
+    expect(url, 2, &["frobnicate"]);
+    expect(url, 2, &["get", "app:none:1", "--at", "yesterday"]);
+    expect(url, 2, &["rollback", "app:none:1"]);
+    expect("http://u:secret@x/", 2, &["get", "k"]);
+    assert!(!expect("http://u:secret@x/", 2, &["get", "k"])
+        .1
+        .contains("secret"));
+    expect(url, 4, &["set", "app:none:1", "v", "--meta", "5"]);
+    let refused = expect(url, 4, &["--json", "set", "app:none:1", "v", "--meta", "5"]).1;
+    assert_eq!(
+        serde_json::from_str::<Value>(&refused).unwrap()["code"],
+        "NOTJSON"
+    );
+    expect("redis://127.0.0.1:1/", 5, &["get", "k"]);
+    server.conn().run("LPUSH app:list:1 x").int();
+    assert!(expect(url, 4, &["get", "app:list:1"])
+        .1
+        .contains("WRONGTYPE"));
+}
+
+fn export(url: &str, args: &[&str]) -> Vec<String> {
+    let (out, _) = expect(url, 0, &[&["export"], args].concat());
+    let mut lines: Vec<_> = out.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// A line without its version, which an import makes anew.
+fn unversioned(line: &str) -> String {
+    let at = line.find(",\"version\":").unwrap_or(line.len());
+    line[..at].to_owned()
+}
+
+#[test]
+fn a_hundred_thousand_lines_go_in_and_come_out_again() {
+    let (one, two) = (Server::start(), Server::start());
+    let mut lines = String::new();
+    for n in 0..100_000 {
+        let value = match n % 4 {
+            0 => format!(r#""value":{{"n": {n}, "text":"ü\n"}}"#),
+            1 => format!(r#""value":"plain {n}\r\n""#),
+            2 => r#""value_b64":"/wAB""#.to_owned(),
+            _ => format!(r#""value":"{n}","metadata":{{"n":{n}}}"#),
+        };
+        writeln!(
+            lines,
+            r#"{{"key":"app:line:{n}",{value},"agent":"a{}"}}"#,
+            n % 7
+        )
+        .unwrap();
+    }
+    let out = run(&one.url(), &["import", "-"], lines.as_bytes());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("100000 lines written"));
+    assert_eq!(one.conn().run("DBSIZE").int(), 100_000);
+    let exported = export(&one.url(), &["app:line:"]);
+    assert_eq!(exported.len(), 100_000);
+
+    // Through a file, into another server: the same lines.
+    let file = one.dir().join("export.ndjson");
+    let path = file.to_str().unwrap();
+    expect(&one.url(), 0, &["export", "--output", path]);
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 100_000);
+    expect(&two.url(), 0, &["import", path]);
+    let again = export(&two.url(), &[]);
+    for (a, b) in exported.iter().zip(&again) {
+        assert_eq!(unversioned(a), unversioned(b));
+    }
+    assert_eq!(again.len(), 100_000);
+}
+
+#[test]
+fn an_import_stops_at_a_wrong_line_and_names_it() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let good = r#"{"key":"app:g:1","value":"v"}"#;
+    for (bad, code, why) in [
+        ("not JSON", 2, "line 3"),
+        (r#"{"key":"app:g:2"}"#, 2, "value"),
+        (r#"{"key":"app:g:2","value":"v","agent":""}"#, 4, "line 3"),
+    ] {
+        let input = format!("{good}\n\n{bad}\n{good}\n");
+        let out = run(url, &["import"], input.as_bytes());
+        let err = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{err}");
+        assert!(
+            err.contains("line 3") && err.contains(why) && err.contains("other lines were written"),
+            "{err}"
+        );
+    }
+    let out = run(
+        url,
+        &["import", "--dry-run"],
+        format!("{good}\n{good}").as_bytes(),
+    );
+    assert!(text(&out.stderr).contains("2 lines checked"));
+    // Two lines about one key are written in their order.
+    let lines: String = (0..200)
+        .map(|n| format!("{{\"key\":\"app:o:1\",\"value\":\"{n}\"}}\n"))
+        .collect();
+    assert!(run(url, &["import"], lines.as_bytes()).status.success());
+    assert_eq!(expect(url, 0, &["get", "app:o:1"]).0, "199\n");
+}
+
+#[test]
+fn a_cluster_is_exported_from_all_its_masters() {
+    let cluster = Cluster::start(3, 0);
+    let url = cluster.nodes[0].url();
+    let lines: String = (0..300)
+        .map(|n| format!("{{\"key\":\"app:x*:{n}\",\"value\":\"{n}\"}}\n"))
+        .collect();
+    let out = run(&url, &["--cluster", "import"], lines.as_bytes());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(export(&url, &["--cluster", "app:x*:"]).len(), 300);
+    assert_eq!(export(&url, &["--cluster", "app:xx"]).len(), 0);
+    assert_eq!(
+        expect(&url, 0, &["--cluster", "--json", "info"])
+            .0
+            .lines()
+            .count(),
+        3
+    );
+    let elsewhere = (0..300).map(|n| format!("app:x*:{n}"));
+    let elsewhere = elsewhere
+        .into_iter()
+        .find(|key| cluster.node_for(key).port() != cluster.nodes[0].port());
+    let told = expect(&url, 2, &["get", &elsewhere.unwrap()]).1;
+    assert!(told.contains("node of a cluster"), "{told}");
+}
