@@ -44,6 +44,12 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
         // SAFETY: the strings of this call; a change names each key once.
         .map(|name| unsafe { Key::open(call.ctx, *name, Mode::Write) })
         .collect::<Result<Vec<_>, _>>()?;
+    for key in &keys {
+        if key.record().is_some_and(|r| !change.overtakes(r)) {
+            METRICS.damaged.one();
+            log::warning("a change came for a key that holds a later version already: somebody wrote here besides the master. The key now holds what the master decided, without the history");
+        }
+    }
     guard::applying(|| {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);

@@ -43,7 +43,8 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let now_us = now_us();
     let env = Env {
         now_us,
-        stamp: node.clock.peek(now_us),
+        stamp: node.next_stamp(now_us),
+        beyond: node.clock.beyond(),
         who: &who,
         limits: &node.limits,
     };
@@ -59,13 +60,14 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
             return Ok(());
         }
     };
+    let offered = env.stamp;
     drop(records);
     failpoint::hit("decided");
     guard::applying(|| {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
         }
-        node.observe(change.stamp, now_us);
+        node.committed(change.stamp, offered, now_us);
         // SAFETY: the context and the strings of this call.
         unsafe { propagate::change(call.ctx, call.argv, &change, &mut node.scratch) };
     });

@@ -82,6 +82,11 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// True if the change fits on top of a record, as one decided over it does.
+    pub fn overtakes(&self, record: &Record) -> bool {
+        self.kind == Kind::Trim || self.stamp > record.current().stamp()
+    }
+
     /// Applies the change to the record of its `n`-th key. Cannot fail: what can be refused was
     /// refused when the change was decided. `None` in and out: there is no record.
     pub fn apply(&self, n: usize, record: Option<&mut Record>) -> Option<Record> {
@@ -100,11 +105,12 @@ impl<'a> Change<'a> {
             self.reqid.as_deref(),
         );
         match record {
-            Some(r) => {
-                r.push(next, write.drops);
-                None
-            }
-            None => Some(Record::new(next)),
+            None => return Some(Record::new(next)),
+            Some(r) if self.overtakes(r) => r.push(next, write.drops),
+            // Somebody wrote here besides the one who decided. Versions rise in a record, or it could
+            // not be loaded again: what was decided stands alone.
+            Some(r) => *r = Record::new(next),
         }
+        None
     }
 }

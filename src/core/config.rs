@@ -158,8 +158,16 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const KEYS_MAX: usize = 10_000;
 /// A retried write is recognised among this many versions of a key, the current one first.
 pub const REQID_WINDOW: usize = 16;
-/// The most bytes of values that one reply of MAOS.HISTORY carries.
-pub const HISTORY_REPLY_MAX: usize = 64 << 20;
+/// The most bytes of values and metadata that one reply carries.
+pub const REPLY_MAX: usize = 64 << 20;
+/// The longest ACL user name that is kept with a version.
+pub const AUTHOR_MAX: usize = 64 << 10;
+/// The most numbers, strings, arrays and objects that two documents may have to be compared.
+pub const DIFF_ELEMENTS_MAX: usize = 500_000;
+/// The longest difference of two documents, in bytes.
+pub const DIFF_MAX: usize = 4 << 20;
+/// The most bytes of compressed values that a payload from a client may unpack to.
+pub const UNPACKED_MAX: usize = 256 << 20;
 /// The most versions a loaded record may hold.
 pub const HARD_VERSIONS_MAX: u64 = 100_001;
 

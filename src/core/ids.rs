@@ -98,10 +98,15 @@ impl Interner {
         };
         self.latest = who.clone();
         if self.known.len() >= self.sweep_at {
-            self.known.retain(|w| Arc::strong_count(w) > 1);
-            self.sweep_at = (self.known.len() * 2).max(1024);
+            self.sweep();
         }
         who
+    }
+
+    /// Lets the writers go that no version names.
+    pub fn sweep(&mut self) {
+        self.known.retain(|w| Arc::strong_count(w) > 1);
+        self.sweep_at = (self.known.len() * 2).max(1024);
     }
 
     /// How many writers are known.

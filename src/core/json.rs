@@ -2,21 +2,23 @@
 
 use serde_json::Value;
 
-use crate::config::JSON_DEPTH_MAX;
+use crate::config::{DIFF_ELEMENTS_MAX, DIFF_MAX, JSON_DEPTH_MAX};
 use crate::{Code, Refusal};
 
-/// The deepest nesting in a text, counted without recursion and without memory. Right for JSON;
-/// for anything else some number.
-pub fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0usize, 0);
+/// How deep a text is nested, and how many elements it has, counted without recursion and without
+/// memory. Right for JSON; for anything else some numbers.
+fn shape(text: &[u8]) -> (usize, usize) {
+    let (mut depth, mut deepest, mut elements) = (0usize, 0, 1);
     let mut bytes = text.iter();
     while let Some(b) = bytes.next() {
         match b {
             b'{' | b'[' => {
                 depth += 1;
                 deepest = deepest.max(depth);
+                elements += 1;
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => elements += 1,
             b'"' => {
                 while let Some(b) = bytes.next() {
                     match b {
@@ -31,11 +33,10 @@ pub fn depth(text: &[u8]) -> usize {
             _ => {}
         }
     }
-    deepest
+    (deepest, elements)
 }
 
-fn check_depth(what: &str, text: &[u8]) -> Result<(), Refusal> {
-    let depth = depth(text);
+fn check_depth(what: &str, depth: usize) -> Result<(), Refusal> {
     if depth <= JSON_DEPTH_MAX {
         return Ok(());
     }
@@ -52,12 +53,7 @@ fn not_json(what: &str, e: &serde_json::Error) -> Refusal {
     Refusal::new(Code::NotJson, text)
 }
 
-/// Parses a document.
-///
-/// # Errors
-/// `LIMIT` beyond [`JSON_DEPTH_MAX`], `NOTJSON` if it is none; both name `what`.
-pub fn parse(what: &str, text: &[u8]) -> Result<Value, Refusal> {
-    check_depth(what, text)?;
+fn parse(what: &str, text: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(text).map_err(|e| not_json(what, &e))
 }
 
@@ -67,27 +63,120 @@ pub fn parse(what: &str, text: &[u8]) -> Result<Value, Refusal> {
 /// `LIMIT` beyond [`JSON_DEPTH_MAX`], `NOTJSON` if it is none.
 pub fn check_meta(text: &[u8]) -> Result<(), Refusal> {
     const WHAT: &str = "the metadata of META";
-    check_depth(WHAT, text)?;
-    serde_json::from_slice::<serde::de::IgnoredAny>(text).map_err(|e| not_json(WHAT, &e))?;
-    let first = text.iter().find(|b| !b.is_ascii_whitespace());
-    if first != Some(&b'{') {
-        return Err(Refusal::fixed(
-            Code::NotJson,
-            "the metadata of META must be a JSON object, like {\"why\":\"retry\"}",
-        ));
+    check_depth(WHAT, shape(text).0)?;
+    if parse(WHAT, text)?.is_object() {
+        return Ok(());
     }
-    Ok(())
+    Err(Refusal::fixed(
+        Code::NotJson,
+        "the metadata of META must be a JSON object, like {\"why\":\"retry\"}",
+    ))
 }
 
-/// A JSON Patch (RFC 6902) that makes `to` out of `from`.
+/// A JSON Patch (RFC 6902) that makes `to` out of `from`. Arrays are compared place by place.
 ///
 /// # Errors
-/// `LIMIT` or `NOTJSON` if one of them is no JSON within bounds.
+/// `NOTJSON` if one of them is no JSON; `LIMIT` beyond [`JSON_DEPTH_MAX`], [`DIFF_ELEMENTS_MAX`] or
+/// [`DIFF_MAX`].
 pub fn diff(from: &[u8], to: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let from = parse("the value of the first version", from)?;
-    let to = parse("the value of the second version", to)?;
-    let patch = json_patch::diff(&from, &to);
-    serde_json::to_vec(&patch).map_err(|e| not_json("the patch", &e))
+    const FROM: &str = "the value of the first version";
+    const TO: &str = "the value of the second version";
+    let shapes = [shape(from), shape(to)];
+    check_depth(FROM, shapes[0].0)?;
+    check_depth(TO, shapes[1].0)?;
+    let elements = shapes[0].1 + shapes[1].1;
+    if elements > DIFF_ELEMENTS_MAX {
+        let text = format!("the two values have {elements} elements together, at most {DIFF_ELEMENTS_MAX} are compared");
+        return Err(Refusal::new(Code::Limit, text));
+    }
+    let (from, to) = (parse(FROM, from)?, parse(TO, to)?);
+    let mut patch = Patch {
+        text: b"[".to_vec(),
+        path: String::new(),
+    };
+    patch.compare(&from, &to)?;
+    patch.text.push(b']');
+    Ok(patch.text)
+}
+
+/// A JSON Patch in the making.
+struct Patch {
+    text: Vec<u8>,
+    /// The JSON pointer (RFC 6901) to what is being compared.
+    path: String,
+}
+
+impl Patch {
+    fn compare(&mut self, from: &Value, to: &Value) -> Result<(), Refusal> {
+        match (from, to) {
+            (Value::Object(from), Value::Object(to)) => {
+                for (name, old) in from {
+                    self.at(name, |p| match to.get(name) {
+                        Some(new) => p.compare(old, new),
+                        None => p.operation("remove", None),
+                    })?;
+                }
+                for (name, new) in to.iter().filter(|(name, _)| !from.contains_key(*name)) {
+                    self.at(name, |p| p.operation("add", Some(new)))?;
+                }
+                Ok(())
+            }
+            (Value::Array(from), Value::Array(to)) => {
+                for (i, (old, new)) in from.iter().zip(to).enumerate() {
+                    self.at(&i.to_string(), |p| p.compare(old, new))?;
+                }
+                // From the end, so that the places before stay what they are.
+                for i in (to.len()..from.len()).rev() {
+                    self.at(&i.to_string(), |p| p.operation("remove", None))?;
+                }
+                for (i, new) in to.iter().enumerate().skip(from.len()) {
+                    self.at(&i.to_string(), |p| p.operation("add", Some(new)))?;
+                }
+                Ok(())
+            }
+            _ if from == to => Ok(()),
+            _ => self.operation("replace", Some(to)),
+        }
+    }
+
+    /// Does something one step further down.
+    fn at(
+        &mut self,
+        name: &str,
+        then: impl FnOnce(&mut Patch) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let here = self.path.len();
+        self.path.push('/');
+        self.path += &name.replace('~', "~0").replace('/', "~1");
+        let done = then(self);
+        self.path.truncate(here);
+        done
+    }
+
+    fn operation(&mut self, name: &str, value: Option<&Value>) -> Result<(), Refusal> {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        let head = format!("{{\"op\":\"{name}\",\"path\":");
+        self.text.extend_from_slice(head.as_bytes());
+        self.write(&self.path.clone().into())?;
+        if let Some(value) = value {
+            self.text.extend_from_slice(b",\"value\":");
+            self.write(value)?;
+        }
+        self.text.push(b'}');
+        if self.text.len() > DIFF_MAX {
+            let text = format!(
+                "the difference has more than {DIFF_MAX} bytes; read both versions instead"
+            );
+            return Err(Refusal::new(Code::Limit, text));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, value: &Value) -> Result<(), Refusal> {
+        serde_json::to_writer(&mut self.text, value).map_err(|e| not_json("the difference", &e))
+    }
 }
 
 #[cfg(test)]
@@ -97,9 +186,9 @@ mod tests {
 
     #[test]
     fn depth_is_counted_outside_strings() {
-        assert_eq!(depth(b"1"), 0);
-        assert_eq!(depth(br#"{"a":[1,{"b":"[[[\"[["}]}"#), 3);
-        assert_eq!(depth(&[b'['; 10_000]), 10_000);
+        assert_eq!(shape(b"1").0, 0);
+        assert_eq!(shape(br#"{"a":[1,{"b":"[[[\"[["}]}"#).0, 3);
+        assert_eq!(shape(&[b'['; 10_000]).0, 10_000);
     }
 
     #[test]
@@ -107,7 +196,17 @@ mod tests {
         assert!(check_meta(br#" {"why":"retry"} "#).is_ok());
         let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
         assert_eq!(check_meta(&deep).unwrap_err().code, Code::Limit);
-        for bad in [&b""[..], b"[]", b"1", b"{", b"{}x", b"\xff", b"{\"a\":1,}"] {
+        for bad in [
+            &b""[..],
+            b"[]",
+            b"1",
+            b"{",
+            b"{}x",
+            b"\xff",
+            b"{\"a\":1,}",
+            b"{\"a\":\"\xff\"}",
+            b"{\"a\":\"\\ud800\"}",
+        ] {
             assert_eq!(check_meta(bad).unwrap_err().code, Code::NotJson, "{bad:?}");
         }
     }
@@ -119,6 +218,22 @@ mod tests {
             String::from_utf8(patch).unwrap(),
             r#"[{"op":"replace","path":"","value":9007199254740992}]"#
         );
+    }
+
+    #[test]
+    fn a_difference_is_bounded_before_and_while_it_is_made() {
+        let many = |n: usize| format!("[{}0]", "1,".repeat(n)).into_bytes();
+        let code = |from: &[u8], to: &[u8]| diff(from, to).unwrap_err().code;
+        assert_eq!(code(&many(DIFF_ELEMENTS_MAX), b"[]"), Code::Limit);
+        // A long name before each of many differences.
+        let long = |b: &str| {
+            let (name, items) = ("k".repeat(100_000), vec![b; 100].join(","));
+            format!("{{\"{name}\":[{items}]}}").into_bytes()
+        };
+        assert_eq!(code(&long("1"), &long("2")), Code::Limit);
+        let deep = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
+        assert_eq!(code(&deep(65), b"[]"), Code::Limit);
+        assert!(diff(&deep(64), b"[]").is_ok());
     }
 
     fn json() -> impl Strategy<Value = Value> {

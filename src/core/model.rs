@@ -19,6 +19,8 @@ use crate::{Code, Interner, Refusal};
 pub struct Model {
     /// The wall clock, in microseconds of unix time.
     pub now_us: u64,
+    /// A clock that never steps, in microseconds.
+    pub steady_us: u64,
     /// The ACL user of the connection.
     pub author: Vec<u8>,
     /// The settings.
@@ -106,14 +108,21 @@ impl Model {
             .collect();
         let env = Env {
             now_us: self.now_us,
-            stamp: self.clock.peek(self.now_us),
+            stamp: self.clock.peek(self.now_us, || self.steady_us),
+            beyond: self.clock.beyond(),
             who: &who,
             limits: &self.limits,
         };
+        let env_stamp = env.stamp;
         let change = match request.decide(&records, &env)? {
             Decision::Answer(reply) => return Ok(Value::of(&reply)),
             Decision::Change(change) => change,
         };
+        // Made by this clock, unless a version it replaces lies beyond.
+        if change.stamp == env_stamp {
+            self.clock
+                .made(change.stamp, self.now_us, || self.steady_us);
+        }
         self.apply(&change);
         self.sent.push(message(&change));
         Ok(Value::of(&request.committed(change.stamp)))
@@ -124,7 +133,9 @@ impl Model {
         // A stamp too far ahead does not move the clock, here as on a server.
         let _ = self
             .clock
-            .observe(change.stamp, self.now_us, self.limits.drift_us);
+            .observe(change.stamp, self.now_us, self.limits.drift_us, || {
+                self.steady_us
+            });
         for (n, write) in change.writes.iter().enumerate() {
             let held = self.keys.get_mut(&*write.key);
             let made = match held {

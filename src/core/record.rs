@@ -27,9 +27,9 @@ use crate::{Stamp, Who};
 const TOMBSTONE: u64 = 1 << 53;
 const EXTRAS: u64 = 1 << 54;
 const PACKED: u64 = 1 << 55;
-/// Compression was tried and did not help: not tried again.
+/// Compression would not help: not tried again. A note of this node's own, which does not travel.
 const UNPACKABLE: u64 = 1 << 56;
-const KNOWN_BITS: u64 = Stamp::MAX.0 | TOMBSTONE | EXTRAS | PACKED | UNPACKABLE;
+const KNOWN_BITS: u64 = Stamp::MAX.0 | TOMBSTONE | EXTRAS | PACKED;
 /// The word before everything else.
 const WORD: usize = 8;
 /// The lengths of metadata and request id, where a version has any.
@@ -87,8 +87,14 @@ impl Version {
 
     /// A version from bytes that [`Version::blob`] gave, here or elsewhere. `None` if they are not
     /// such bytes: a stamp of 0, an unknown flag, lengths that do not add up, a tombstone with a
-    /// value, a packed value that does not unpack or is longer than `value_max`.
-    pub fn from_blob(blob: &[u8], who: Arc<Who>, value_max: usize) -> Option<Version> {
+    /// value, a packed value that does not unpack or is longer than `value_max`. What unpacking a value
+    /// takes is taken off `unpack`; when that is used up, no more are taken.
+    pub fn from_blob(
+        blob: &[u8],
+        who: Arc<Who>,
+        value_max: usize,
+        unpack: &mut usize,
+    ) -> Option<Version> {
         let word = u64::from_le_bytes(blob.get(..WORD)?.try_into().ok()?);
         if word & !KNOWN_BITS != 0 || word & Stamp::MAX.0 == 0 {
             return None;
@@ -116,15 +122,22 @@ impl Version {
             if plain > value_max || plain / 255 > body.len() {
                 return None;
             }
+            *unpack = unpack.checked_sub(plain)?;
             let unpacked = lz4_flex::block::decompress(&body[4..], plain).ok()?;
             return (unpacked.len() == plain).then_some(version);
         }
         (body.len() <= value_max).then_some(version)
     }
 
-    /// The bytes that hold this version, all but the writer.
-    pub fn blob(&self) -> &[u8] {
-        &self.blob
+    /// How many bytes hold this version, its writer apart.
+    pub fn blob_len(&self) -> usize {
+        self.blob.len()
+    }
+
+    /// The bytes that hold this version, its writer apart, as they travel: the word and the rest.
+    pub fn blob(&self) -> ([u8; WORD], &[u8]) {
+        let word = self.word() & KNOWN_BITS;
+        (word.to_le_bytes(), &self.blob[WORD..])
     }
 
     fn word(&self) -> u64 {
@@ -449,16 +462,19 @@ impl Record {
         }
     }
 
-    /// Compresses the replaced versions whose value is at least `min` bytes long (0: none); at most
-    /// `budget` bytes of values are looked at, and one more. Says how many were compressed.
+    /// Compresses the replaced versions whose value is at least `min` bytes long (0: none), the oldest
+    /// first; at most `budget` bytes of values are looked at, and one more. Says how many were
+    /// compressed. A version that was too short, or did not shrink, is not looked at again.
     pub fn pack(&mut self, min: usize, mut budget: usize) -> usize {
         let Some(ext) = self.ext.as_mut().filter(|_| min > 0) else {
             return 0;
         };
+        // What has been looked at lies before what has not.
+        let waiting = ext.past.iter().rev().take_while(|v| !v.is_settled());
+        let from = ext.past.len() - waiting.count();
         let mut done = 0;
-        // Newest first: what is already packed, or would not shrink, lies further back.
-        for v in ext.past.iter_mut().rev() {
-            if budget == 0 || v.is_settled() {
+        for v in ext.past.iter_mut().skip(from) {
+            if budget == 0 {
                 break;
             }
             let len = v.value_len();
@@ -475,7 +491,7 @@ impl Record {
         done
     }
 
-    /// True if [`Record::pack`] may find something to do.
+    /// True if [`Record::pack`] has something to look at.
     pub fn may_pack(&self, min: usize) -> bool {
         let newest = self.ext.as_ref().and_then(|e| e.past.back());
         min > 0 && newest.is_some_and(|v| !v.is_settled())

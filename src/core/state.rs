@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::change::{Change, Expiry, Kind, Write};
-use crate::config::{Limits, HISTORY_REPLY_MAX};
+use crate::config::{Limits, AUTHOR_MAX, REPLY_MAX};
 use crate::record::{Record, Version};
 use crate::refusal::Quoted;
 use crate::wire::state::*;
@@ -24,6 +24,8 @@ pub struct Env<'e> {
     pub now_us: u64,
     /// The stamp that the node's clock would give.
     pub stamp: Stamp,
+    /// The largest stamp there is beyond the clock.
+    pub beyond: Stamp,
     /// The writer.
     pub who: &'e Arc<Who>,
     /// The settings.
@@ -121,17 +123,26 @@ fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
     Err(Refusal::new(Code::TooBig, text))
 }
 
-/// Checks the options that cost something to check. Called once it is known that a write will
-/// happen.
-fn check_options(options: &WriteOptions<'_>) -> Result<(), Refusal> {
+/// Checks what is kept with the value. Called once it is known that a write will happen.
+fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
+    let author = who.author.len();
+    if author > AUTHOR_MAX {
+        let text = format!(
+            "the name of the ACL user has {author} bytes, at most {AUTHOR_MAX} are kept with a version"
+        );
+        return Err(Refusal::new(Code::TooBig, text));
+    }
     options.meta.map_or(Ok(()), json::check_meta)
 }
 
-/// The stamp of a commit over these records: above what the node's clock has seen, and above the
-/// versions it replaces even where one of those came from a clock far ahead.
+/// The stamp of a commit over these records: above what the node's clock has seen. Where a version it
+/// replaces came from too far ahead, it lies above that one, and above all that was ever made there.
 fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refusal> {
     let newest = records.iter().flatten().map(|r| r.current().stamp()).max();
-    let stamp = env.stamp.max(Stamp(newest.map_or(0, |s| s.0 + 1)));
+    let stamp = match newest {
+        Some(newest) if newest >= env.stamp => Stamp(newest.max(env.beyond).0 + 1),
+        _ => env.stamp,
+    };
     if stamp > Stamp::MAX {
         return Err(Refusal::fixed(
             Code::Limit,
@@ -182,7 +193,7 @@ fn write_one<'a>(
     env: &Env<'_>,
 ) -> Result<Change<'a>, Refusal> {
     check_value(&value, env.limits)?;
-    check_options(options)?;
+    check_origin(options, env.who)?;
     let mut writes = SmallVec::new();
     writes.push(Write {
         key: Cow::Borrowed(key),
@@ -249,7 +260,7 @@ fn write_many<'a>(
     records: &[Option<&Record>],
     env: &Env<'_>,
 ) -> Result<Change<'a>, Refusal> {
-    check_options(options)?;
+    check_origin(options, env.who)?;
     let mut writes = SmallVec::with_capacity(records.len());
     for ((key, value), record) in pairs.zip(records) {
         check_value(value, env.limits)?;
@@ -535,6 +546,17 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
 // Reads
 // ---------------------------------------------------------------------------------------------
 
+/// The first version of the life that a kept version belongs to; where the beginning has been trimmed
+/// away, the oldest that is kept.
+fn created(record: &Record, v: &Version) -> Stamp {
+    if record.created() <= v.stamp() {
+        return record.created();
+    }
+    let before = record.iter().rev().skip_while(|o| o.stamp() > v.stamp());
+    let life = before.take_while(|o| !o.is_tombstone());
+    life.last().map_or(v.stamp(), Version::stamp)
+}
+
 fn show<'r>(
     record: &'r Record,
     v: &'r Version,
@@ -550,7 +572,7 @@ fn show<'r>(
         Form::Full => GetReply::Full(Box::new(Full {
             value,
             version: v.stamp(),
-            created: record.created(),
+            created: created(record, v),
             author: Cow::Borrowed(&v.who().author),
             agent: v.who().agent.as_deref().map(Cow::Borrowed),
             metadata: v.meta().map(Cow::Borrowed),
@@ -589,13 +611,32 @@ impl<'a> ReadCommand<'a> for MGet<'a> {
         records: &[Option<&'r Record>],
         ttl_ms: &dyn Fn(usize) -> i64,
     ) -> Result<MGetReply<'r>, Refusal> {
-        let one = |(n, record): (usize, &Option<&'r Record>)| match record
-            .and_then(|r| Some((r, r.live()?)))
-        {
-            None => GetReply::Absent,
-            Some((r, v)) => show(r, v, self.form, &|| ttl_ms(n)),
-        };
-        Ok(MGetReply(records.iter().enumerate().map(one).collect()))
+        let mut room = Room(REPLY_MAX);
+        let mut replies = Vec::with_capacity(records.len());
+        for (n, record) in records.iter().enumerate() {
+            replies.push(match record.and_then(|r| Some((r, r.live()?))) {
+                None => GetReply::Absent,
+                Some((r, v)) => {
+                    room.take(v.value_len(), "ask for fewer keys at once")?;
+                    show(r, v, self.form, &|| ttl_ms(n))
+                }
+            });
+        }
+        Ok(MGetReply(replies))
+    }
+}
+
+/// What a reply may still hold.
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, bytes: usize, advice: &str) -> Result<(), Refusal> {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.ok_or_else(|| {
+            let text = format!("the reply would have more than {REPLY_MAX} bytes; {advice}");
+            Refusal::new(Code::Limit, text)
+        })?;
+        Ok(())
     }
 }
 
@@ -634,20 +675,14 @@ impl<'a> ReadCommand<'a> for History<'a> {
             .count
             .map_or(usize::MAX, |c| usize::try_from(c).unwrap_or(usize::MAX))
             .min(end - start);
-        let mut room = HISTORY_REPLY_MAX;
+        let mut room = Room(REPLY_MAX);
         let mut entries = Vec::with_capacity(count);
         for i in 0..count {
             let place = if self.desc { end - 1 - i } else { start + i };
             let Some(v) = r.nth(place) else { break };
             let len = v.value_len();
-            if self.values {
-                room = room.checked_sub(len).ok_or_else(|| {
-                    Refusal::new(
-                        Code::Limit,
-                        format!("these values have more than {HISTORY_REPLY_MAX} bytes together; ask for fewer with COUNT, FROM and TO"),
-                    )
-                })?;
-            }
+            let shown = v.meta().map_or(0, <[u8]>::len) + if self.values { len } else { 0 };
+            room.take(shown, "ask for fewer versions with COUNT, FROM and TO")?;
             entries.push(Entry {
                 version: v.stamp(),
                 deleted: v.is_tombstone(),

@@ -2,7 +2,8 @@
 //! configured; nothing here is a second truth.
 
 use std::cell::{RefCell, RefMut};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use maos_core::clock::Clock;
 use maos_core::config::Limits;
@@ -10,6 +11,9 @@ use maos_core::{Interner, Stamp};
 
 use super::metrics::METRICS;
 use super::{config, log};
+
+/// A buffer that had to grow larger for once is let go.
+const SCRATCH_KEPT: usize = 1 << 20;
 
 /// The node's own state.
 #[derive(Default)]
@@ -42,6 +46,9 @@ pub fn node() -> RefMut<'static, Node> {
         if config::take_changed() {
             node.limits = config::limits();
         }
+        if node.scratch.capacity() > SCRATCH_KEPT {
+            node.scratch = Vec::new();
+        }
         node
     })
 }
@@ -57,10 +64,33 @@ pub fn now_us() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// A clock that never steps, in microseconds since the first look at it.
+fn steady_us() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Node {
-    /// Takes note of a stamp made, loaded or replicated. One too far ahead is counted and said once.
+    /// The stamp that the next commit gets.
+    pub fn next_stamp(&mut self, now_us: u64) -> Stamp {
+        self.clock.peek(now_us, steady_us)
+    }
+
+    /// Takes note of a commit's stamp; `offered` is what [`next_stamp`](Node::next_stamp) gave for it.
+    pub fn committed(&mut self, stamp: Stamp, offered: Stamp, now_us: u64) {
+        if stamp == offered {
+            self.clock.made(stamp, now_us, steady_us);
+        } else {
+            // Over a version from too far ahead.
+            self.observe(stamp, now_us);
+        }
+    }
+
+    /// Takes note of a stamp loaded or replicated. One too far ahead is counted and said once.
     pub fn observe(&mut self, stamp: Stamp, now_us: u64) {
-        if self.clock.observe(stamp, now_us, self.limits.drift_us) {
+        let drift = self.limits.drift_us;
+        if self.clock.observe(stamp, now_us, drift, steady_us) {
             return;
         }
         METRICS.stamps_ahead.one();

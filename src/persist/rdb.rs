@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::{ptr, slice};
 
 use maos_core::codec::{v1, Damaged};
+use maos_core::config::UNPACKED_MAX;
 use maos_core::record::Record;
 use maos_core::Stamp;
 
@@ -74,9 +75,13 @@ fn decode(bytes: &[u8], node: &mut Node) -> Result<Record, Damaged> {
         true => v1::Bounds {
             value_max: node.limits.value_max,
             newest: Stamp::MAX.min(Stamp(now.saturating_add(node.limits.drift_us))),
+            unpacked_max: UNPACKED_MAX,
         },
     };
-    let record = v1::decode_record(bytes, bounds, &mut node.interner)?;
+    let record = v1::decode_record(bytes, bounds, &mut node.interner).inspect_err(|_| {
+        // The writers of a refused record are nobody's.
+        node.interner.sweep();
+    })?;
     node.observe(record.current().stamp(), now);
     Ok(record)
 }

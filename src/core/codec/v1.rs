@@ -18,12 +18,14 @@
 //! The keys and values of a fact are not in it: they travel beside it as arguments of their own.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::{Damaged, Reader, Writer};
 use crate::change::{Change, Expiry, Kind, Write};
-use crate::config::{AGENT_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, META_MAX, REQID_MAX};
+use crate::config::{
+    AGENT_MAX, AUTHOR_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, META_MAX, REQID_MAX,
+};
 use crate::record::{Record, Version};
 use crate::{json, Interner, Stamp, Who};
 
@@ -40,6 +42,8 @@ pub struct Bounds {
     pub value_max: usize,
     /// The largest stamp.
     pub newest: Stamp,
+    /// How many bytes compressed values may unpack to, together.
+    pub unpacked_max: usize,
 }
 
 impl Bounds {
@@ -47,6 +51,7 @@ impl Bounds {
     pub const HARD: Bounds = Bounds {
         value_max: HARD_VALUE_MAX as usize,
         newest: Stamp::MAX,
+        unpacked_max: usize::MAX,
     };
 }
 
@@ -58,7 +63,7 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
         && record.floor() == Stamp::NONE
         && record.created() == record.current().stamp();
     w.byte(if plain { 0 } else { HAS_PAST });
-    let writers = writers(record);
+    let (writers, places) = writers(record);
     w.number(writers.len() as u64);
     for who in &writers {
         w.bytes(&who.author);
@@ -72,27 +77,36 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
         w.number(record.floor().0);
     }
     w.number(record.len() as u64);
-    // Versions come in runs of one writer.
-    let mut at = 0;
-    for v in record.iter() {
-        if writers[at] != v.who() {
-            at = writers.iter().position(|w| *w == v.who()).unwrap_or(0);
-        }
+    for (v, at) in record.iter().zip(places) {
+        let (word, rest) = v.blob();
         w.number(at as u64);
-        w.bytes(v.blob());
+        w.number((word.len() + rest.len()) as u64);
+        w.0.extend_from_slice(&word);
+        w.0.extend_from_slice(rest);
     }
 }
 
-/// The writers of a record, each once, in the order in which they first wrote.
-fn writers(record: &Record) -> Vec<&Arc<Who>> {
-    let mut found: Vec<&Arc<Who>> = Vec::with_capacity(1);
+/// The writers of a record, each once, in the order in which they first wrote, and for each version
+/// the place of its own.
+fn writers(record: &Record) -> (Vec<&Who>, Vec<usize>) {
+    let mut writers: Vec<&Who> = Vec::with_capacity(1);
+    let mut places = Vec::with_capacity(record.len());
+    let mut known = HashMap::new();
     for v in record.iter() {
-        let known = found.last().is_some_and(|w| *w == v.who());
-        if !known && !found.contains(&v.who()) {
-            found.push(v.who());
+        let who: &Who = v.who();
+        let place = match (record.len(), writers.last()) {
+            // One version, one writer: the common case hashes nothing.
+            (1, _) => 0,
+            // Versions come in runs of one writer.
+            (_, Some(last)) if *last == who => writers.len() - 1,
+            _ => *known.entry(who).or_insert(writers.len()),
+        };
+        if place == writers.len() {
+            writers.push(who);
         }
+        places.push(place);
     }
-    found
+    (writers, places)
 }
 
 /// Decodes a record. Total: any bytes give a record that keeps every bound, or an error.
@@ -125,12 +139,13 @@ pub fn decode_record(
         floor = Stamp(r.number()?);
     }
     let mut versions = VecDeque::new();
+    let mut unpack = bounds.unpacked_max;
     for _ in 0..r.count(HARD_VERSIONS_MAX)? {
         let who = usize::try_from(r.number()?)
             .ok()
             .and_then(|i| writers.get(i));
         let who = who.ok_or(Damaged("a version by an unknown writer"))?;
-        versions.push_back(decode_version(r.bytes()?, who, bounds)?);
+        versions.push_back(decode_version(r.bytes()?, who, bounds, &mut unpack)?);
     }
     r.end()?;
     versions.shrink_to_fit();
@@ -157,11 +172,13 @@ fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, D
     Ok(interner.get(author, agent))
 }
 
-/// The longest ACL user name that is loaded.
-const AUTHOR_MAX: usize = 64 << 10;
-
-fn decode_version(blob: &[u8], who: &Arc<Who>, bounds: Bounds) -> Result<Version, Damaged> {
-    let v = Version::from_blob(blob, who.clone(), bounds.value_max)
+fn decode_version(
+    blob: &[u8],
+    who: &Arc<Who>,
+    bounds: Bounds,
+    unpack: &mut usize,
+) -> Result<Version, Damaged> {
+    let v = Version::from_blob(blob, who.clone(), bounds.value_max, unpack)
         .ok_or(Damaged("a version that makes no sense"))?;
     if v.stamp() > bounds.newest {
         return Err(Damaged("a version too far in the future"));

@@ -221,6 +221,24 @@ proptest! {
     }
 
     #[test]
+    fn whatever_is_applied_can_be_written_down_and_loaded(
+        steps in prop::collection::vec(step(), 1..40),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let mut master = model();
+        converse(&mut master, &steps, |_, _, _| {});
+        // A node that was written to by others: changes come that do not fit on what is there.
+        let mut replica = model();
+        for at in order.iter().filter(|_| !master.sent.is_empty()) {
+            replica.receive(&master.sent[at.index(master.sent.len())]).unwrap();
+        }
+        for held in replica.keys().values() {
+            let back = decode(&encoded(&held.record));
+            prop_assert_eq!(back.as_ref(), Some(&held.record));
+        }
+    }
+
+    #[test]
     fn versions_rise_and_an_old_one_never_fits(steps in prop::collection::vec(step(), 1..60)) {
         let mut newest: HashMap<Vec<u8>, Stamp> = HashMap::new();
         converse(&mut model(), &steps, |model, line, outcome| {
@@ -256,7 +274,7 @@ proptest! {
             for held in model.keys().values() {
                 let r = &held.record;
                 assert!(r.len() <= limits.history_versions);
-                let replaced: usize = r.iter().rev().skip(1).map(|v| v.blob().len()).sum();
+                let replaced: usize = r.iter().rev().skip(1).map(|v| v.blob_len()).sum();
                 assert!(replaced <= limits.history_bytes, "{replaced} bytes of history");
                 assert!(r.live().is_none_or(|v| v.value_len() <= limits.value_max));
             }
@@ -371,6 +389,147 @@ fn a_key_from_far_ahead_goes_on_rising_and_leaves_the_clock_alone() {
         .run(&[b"MAOS.MSET", b"2", b"k", b"x", b"other", b"x"])
         .unwrap();
     assert_eq!(version(&both), k + 1);
+}
+
+#[test]
+fn a_key_from_far_ahead_that_is_copied_back_gets_no_version_twice() {
+    const YEAR_US: u64 = 365 * 86_400_000_000;
+    let mut ahead = Model::at(START_US + YEAR_US);
+    ahead.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    let mut m = Model::at(START_US);
+    let mut given = vec![];
+    for _ in 0..3 {
+        // As a COPY of the same far record over the key does.
+        m.purge(b"k");
+        m.receive(&ahead.sent[0]).unwrap();
+        match m.run(&[b"MAOS.SET", b"k", b"w"]).unwrap() {
+            Value::Int(n) => given.push(n),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(given.windows(2).all(|w| w[0] < w[1]), "{given:?}");
+}
+
+#[test]
+fn a_clock_that_steps_back_beyond_the_drift_gives_no_version_twice() {
+    let mut m = Model::at(START_US);
+    m.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    m.now_us -= 2 * 86_400_000_000;
+    let mut before = 0;
+    for _ in 0..5 {
+        m.purge(b"k");
+        match m.run(&[b"MAOS.SET", b"k", b"w"]).unwrap() {
+            Value::Int(n) => {
+                assert!(n > before && n as u64 > START_US, "{n} after {before}");
+                before = n;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_user_s_name_that_could_not_be_loaded_is_refused() {
+    let mut m = Model::at(START_US);
+    m.author = vec![b'u'; 65_536];
+    m.run(&[b"MAOS.SET", b"k", b"v"]).unwrap();
+    assert!(decode(&encoded(&m.keys()[&b"k"[..]].record)).is_some());
+    m.author.push(b'u');
+    let refusal = m.run(&[b"MAOS.SET", b"k", b"v"]).unwrap_err();
+    assert_eq!(refusal.code, Code::TooBig);
+    assert_eq!(
+        m.run(&[b"MAOS.MSET", b"1", b"j", b"v"]).unwrap_err().code,
+        Code::TooBig
+    );
+}
+
+#[test]
+fn compression_goes_on_where_it_stopped() {
+    let mut m = Model::at(START_US);
+    for n in 0..50 {
+        m.now_us += 1;
+        // Every third is too short, so that they lie between those that are compressed.
+        let value = if n % 3 == 0 {
+            vec![b'x'; 10]
+        } else {
+            vec![b'x'; 1000]
+        };
+        m.run(&[b"MAOS.SET", b"k", &value]).unwrap();
+    }
+    let mut record = m.keys()[&b"k"[..]].record.clone();
+    let mut done = 0;
+    let mut steps = 0;
+    while record.may_pack(100) {
+        done += record.pack(100, 3000);
+        steps += 1;
+    }
+    assert!(steps > 5, "{steps} steps");
+    assert_eq!(done, record.iter().filter(|v| v.is_packed()).count());
+    assert_eq!(
+        done,
+        record
+            .iter()
+            .rev()
+            .skip(1)
+            .filter(|v| v.value_len() == 1000)
+            .count()
+    );
+    assert_eq!(record, m.keys()[&b"k"[..]].record);
+}
+
+#[test]
+fn created_is_that_of_the_version_s_own_life() {
+    let mut m = Model::at(START_US);
+    let mut run = |line: &[&[u8]]| {
+        m.now_us += 10;
+        m.run(line).unwrap()
+    };
+    run(&[b"MAOS.SET", b"k", b"1"]);
+    run(&[b"MAOS.SET", b"k", b"2"]);
+    run(&[b"MAOS.DEL", b"k"]);
+    run(&[b"MAOS.SET", b"k", b"3"]);
+    run(&[b"MAOS.SET", b"k", b"4"]);
+    let mut created = |n: &str| {
+        let line = [b"MAOS.GET", &b"k"[..], b"VERSION", n.as_bytes(), b"FULL"];
+        let mut fields = run(&line).fields().unwrap();
+        fields.take("created").int().unwrap() - START_US as i64
+    };
+    assert_eq!(["-1", "-3", "-4"].map(&mut created), [40, 10, 10]);
+}
+
+#[test]
+fn a_reply_has_a_limit() {
+    let mut m = Model::at(START_US);
+    m.run(&[b"MAOS.SET", b"k", &vec![b'x'; 8 << 20]]).unwrap();
+    let ask = |m: &mut Model, n: usize| {
+        let count = n.to_string();
+        let mut line: Vec<&[u8]> = vec![b"MAOS.MGET", count.as_bytes()];
+        line.extend(std::iter::repeat_n(&b"k"[..], n));
+        m.run(&line)
+    };
+    assert!(ask(&mut m, 8).is_ok());
+    assert_eq!(ask(&mut m, 9).unwrap_err().code, Code::Limit);
+}
+
+#[test]
+fn a_payload_that_unpacks_to_too_much_is_refused() {
+    let mut m = Model::at(START_US);
+    m.limits.history_bytes = 1 << 30;
+    for _ in 0..4 {
+        m.now_us += 1;
+        m.run(&[b"MAOS.SET", b"k", &vec![0u8; 1 << 20]]).unwrap();
+    }
+    let mut record = m.keys()[&b"k"[..]].record.clone();
+    record.pack(1, usize::MAX);
+    let packed = record.iter().filter(|v| v.is_packed()).count();
+    let bytes = encoded(&record);
+    let bounds = |unpacked_max| Bounds {
+        unpacked_max,
+        ..Bounds::HARD
+    };
+    let mut i = Interner::default();
+    assert!(decode_record(&bytes, bounds(packed << 20), &mut i).is_ok());
+    assert!(packed > 0 && decode_record(&bytes, bounds((packed << 20) - 1), &mut i).is_err());
 }
 
 #[test]

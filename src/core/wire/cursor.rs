@@ -1,6 +1,6 @@
 //! Walks over arguments, with the table in hand.
 
-use super::spec::{CommandSpec, Tok};
+use super::spec::{parse_count, CommandSpec, Tok};
 use crate::config::{AGENT_MAX, KEYS_MAX, META_MAX, REQID_MAX};
 use crate::refusal::Quoted;
 use crate::{Code, Refusal, Stamp};
@@ -127,8 +127,13 @@ impl<'c, 'a> Cursor<'c, 'a> {
     /// # Errors
     /// `ERR` if the arguments do not suffice, `LIMIT` beyond [`KEYS_MAX`].
     pub fn numkeys(&mut self, step: usize) -> Result<usize, Refusal> {
-        let n = self.int("numkeys", 1, i64::MAX)?;
-        let n = usize::try_from(n).unwrap_or(usize::MAX);
+        let arg = self.bytes()?;
+        let n = parse_count(arg).ok_or_else(|| {
+            self.bad(format!(
+                "numkeys must be a number from 1 on, not {}",
+                Quoted(arg)
+            ))
+        })?;
         if n > KEYS_MAX {
             let text = format!("{n} keys in one command, at most {KEYS_MAX} are taken");
             return Err(Refusal::new(Code::Limit, text));

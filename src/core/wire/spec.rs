@@ -200,6 +200,13 @@ pub enum Keys {
     Pairs(usize, Access),
 }
 
+/// The number of keys, as the server and the parser both take it: decimal digits, nothing else.
+pub fn parse_count(arg: &[u8]) -> Option<usize> {
+    let digits = arg.iter().all(u8::is_ascii_digit) && arg.first() != Some(&b'0');
+    let text = std::str::from_utf8(arg).ok().filter(|_| digits)?;
+    text.parse().ok()
+}
+
 impl Keys {
     /// The places of the keys among the arguments after the command's name. None where the number
     /// of keys is no number; where it says too much, the places end with the arguments.
@@ -207,8 +214,7 @@ impl Keys {
         let (first, step, end) = match self {
             Keys::One(_) => (0, 1, 1),
             Keys::Counted { step, .. } => {
-                let n = args.first().and_then(|n| std::str::from_utf8(n).ok());
-                let n = n.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+                let n = args.first().and_then(|n| parse_count(n)).unwrap_or(0);
                 (1, step, n.saturating_mul(step).saturating_add(1))
             }
             Keys::Pairs(from, _) => (from - 1, 2, args.len()),

@@ -46,6 +46,10 @@ fn key_patterns_hold_for_every_command() {
         // One foreign key among several is enough.
         assert_eq!(conn.run("MAOS.MGET 2 app:k other:k").code(), "NOPERM");
         assert_eq!(conn.run("MAOS.MSET 2 app:k v other:k v").code(), "NOPERM");
+        // However the number is written: what is not counted is not read.
+        for n in ["+1", "01", "1.0", " 1", "1 ", "0x1", ""] {
+            assert!(cmd!(conn, "MAOS.MGET", n, "other:k").is_err(), "{n:?}");
+        }
     }
 }
 

@@ -126,6 +126,25 @@ fn older_payloads_are_compressed_and_read_back_the_same() {
 }
 
 #[test]
+fn a_long_history_is_compressed_to_its_end() {
+    let server = Server::with(&[
+        ("maos.background-effort-us", "20000"),
+        ("maos.history-max-bytes", "4mb"),
+    ]);
+    let conn = &mut server.conn();
+    let text = "again and again ".repeat(1024);
+    for n in 0..60 {
+        conn.send(&["MAOS.SET", "k", &format!("{n} {text}")]);
+    }
+    for _ in 0..60 {
+        conn.recv().int();
+    }
+    eventually(PATIENCE, "all of it is compressed", || {
+        metric(conn, "compressed") == 59
+    });
+}
+
+#[test]
 fn totals_follow_every_way_a_record_comes_and_goes() {
     let server = Server::start();
     let conn = &mut server.conn();

@@ -89,16 +89,16 @@ fn when_the_wall_clock_steps_back() {
         }
         let old = server.conn().run("MAOS.SET k v").int();
         let conn = &mut server.conn();
-        conn.run("MAOS.FAIL clock -86400000").int();
+        conn.run("MAOS.FAIL clock -172800000").int();
         conn.run("DEL k").int();
         attack(conn, old);
-        assert!(metric(conn, "clock_ahead_us") > 86_000_000_000);
+        assert!(metric(conn, "clock_ahead_us") > 172_000_000_000);
         let old = conn.run("MAOS.GET k WITHVERSION").array()[1].int();
         server.restart(stop);
         // Before any write: the clock is above all that was loaded.
         let conn = &mut server.conn();
-        conn.run("MAOS.FAIL clock -86400000").int();
-        assert_eq!(conn.run("MAOS.SET other w").int(), old + 1);
+        conn.run("MAOS.FAIL clock -172800000").int();
+        assert!(conn.run("MAOS.SET other w").int() > old);
     }
 }
 
