@@ -808,7 +808,7 @@ impl<'a> Request<'a> for MSet<'a> {
             Arg::new("data", ArgKind::Block(&[KEY, VALUE])).many(),
         ],
         options: &[ORIGIN_OPTIONS],
-        reply: "The one version given to all.",
+        reply: "The one version given to all. Unlike MSET, a key that is named twice is refused: one commit gives a key one version.",
         refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
         examples: "
 > MAOS.MSET 2 app:a 1 app:b 2 BY planner
