@@ -215,19 +215,6 @@ fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
     record.map_or(0, |r| r.surplus(env.limits, env.now_us, true))
 }
 
-/// What a single-key write settles before it decides anything: a retried request, a lost race.
-fn settled<'r>(
-    options: &WriteOptions<'_>,
-    if_version: Option<Stamp>,
-    record: Option<&'r Record>,
-) -> Option<WriteReply<'r>> {
-    if let Some(done) = written_before(options, record) {
-        return Some(written(if_version, done));
-    }
-    let lost_race = if_version.is_some_and(|v| v != version_of(record));
-    lost_race.then(|| WriteReply::Lost(lost(record)))
-}
-
 fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
     record?.written_by_request(options.reqid?)
 }
@@ -351,114 +338,116 @@ fn value_of(v: &Version) -> Result<Cow<'_, [u8]>, Refusal> {
 // Writes
 // ---------------------------------------------------------------------------------------------
 
-impl<'a> WriteCommand<'a> for Set<'a> {
-    type Reply<'r> = WriteReply<'r>;
+/// A write of one key: what makes each of them different.
+trait KeyWrite<'a> {
+    /// The version it must write over, if it is conditional.
+    fn condition(&self) -> Option<Stamp>;
 
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+    /// The change it makes, all conditions met; `None` if there is nothing to do.
+    fn change(&self, record: Option<&Record>, env: &Env<'_>)
+        -> Result<Option<Change<'a>>, Refusal>;
+}
+
+macro_rules! key_writes {
+    ($($name:ident)*) => {
+        $(impl<'a> WriteCommand<'a> for $name<'a> {
+            type Reply<'r> = WriteReply<'r>;
+
+            fn options(&self) -> &WriteOptions<'a> {
+                &self.options
+            }
+
+            fn decide<'r>(
+                &self,
+                records: &[Option<&'r Record>],
+                env: &Env<'_>,
+            ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
+                let (record, condition) = (records[0], self.condition());
+                if let Some(done) = written_before(&self.options, record) {
+                    return Ok(Decision::Answer(written(condition, done)));
+                }
+                if condition.is_some_and(|v| v != version_of(record)) {
+                    return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
+                }
+                Ok(match self.change(record, env)? {
+                    Some(change) => Decision::Change(change),
+                    None => Decision::Answer(written(condition, Stamp::NONE)),
+                })
+            }
+
+            fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
+                written(self.condition(), stamp)
+            }
+        })*
+    };
+}
+key_writes! { Set Cas Del Rollback }
+
+impl<'a> KeyWrite<'a> for Set<'a> {
+    fn condition(&self) -> Option<Stamp> {
+        self.options.if_version
     }
 
-    fn decide<'r>(
+    fn change(
         &self,
-        records: &[Option<&'r Record>],
+        record: Option<&Record>,
         env: &Env<'_>,
-    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
-        let (record, o) = (records[0], &self.options);
-        if let Some(answer) = settled(o, o.if_version, record) {
-            return Ok(Decision::Answer(answer));
-        }
-        let value = Cow::Borrowed(self.value);
-        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Decision::Change)
-    }
-
-    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-        written(self.options.if_version, stamp)
+    ) -> Result<Option<Change<'a>>, Refusal> {
+        let (value, o) = (Cow::Borrowed(self.value), &self.options);
+        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Some)
     }
 }
 
-impl<'a> WriteCommand<'a> for Cas<'a> {
-    type Reply<'r> = WriteReply<'r>;
-
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+impl<'a> KeyWrite<'a> for Cas<'a> {
+    fn condition(&self) -> Option<Stamp> {
+        Some(self.version)
     }
 
-    fn decide<'r>(
+    fn change(
         &self,
-        records: &[Option<&'r Record>],
+        record: Option<&Record>,
         env: &Env<'_>,
-    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
-        let (record, o) = (records[0], &self.options);
-        if let Some(answer) = settled(o, Some(self.version), record) {
-            return Ok(Decision::Answer(answer));
-        }
-        let value = Cow::Borrowed(self.value);
-        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Decision::Change)
-    }
-
-    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-        WriteReply::Applied(stamp)
+    ) -> Result<Option<Change<'a>>, Refusal> {
+        let (value, o) = (Cow::Borrowed(self.value), &self.options);
+        write_one(Kind::Set, self.key, value, o, Expiry::Clear, record, env).map(Some)
     }
 }
 
-impl<'a> WriteCommand<'a> for Del<'a> {
-    type Reply<'r> = WriteReply<'r>;
-
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+impl<'a> KeyWrite<'a> for Del<'a> {
+    fn condition(&self) -> Option<Stamp> {
+        self.options.if_version
     }
 
-    fn decide<'r>(
+    fn change(
         &self,
-        records: &[Option<&'r Record>],
+        record: Option<&Record>,
         env: &Env<'_>,
-    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
-        let (record, o) = (records[0], &self.options);
-        if let Some(answer) = settled(o, o.if_version, record) {
-            return Ok(Decision::Answer(answer));
-        }
+    ) -> Result<Option<Change<'a>>, Refusal> {
         if live(record).is_none() {
-            return Ok(Decision::Answer(written(o.if_version, Stamp::NONE)));
+            return Ok(None);
         }
         let leaves = match env.limits.tombstone_ms {
             0 => Expiry::Clear,
             ms => Expiry::At((env.now_us / 1000).saturating_add(ms)),
         };
-        write_one(
-            Kind::Delete,
-            self.key,
-            Cow::Borrowed(b""),
-            o,
-            leaves,
-            record,
-            env,
-        )
-        .map(Decision::Change)
-    }
-
-    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-        written(self.options.if_version, stamp)
+        let (value, o) = (Cow::Borrowed(&b""[..]), &self.options);
+        write_one(Kind::Delete, self.key, value, o, leaves, record, env).map(Some)
     }
 }
 
-impl<'a> WriteCommand<'a> for Rollback<'a> {
-    type Reply<'r> = WriteReply<'r>;
-
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+impl<'a> KeyWrite<'a> for Rollback<'a> {
+    fn condition(&self) -> Option<Stamp> {
+        self.options.if_version
     }
 
-    fn decide<'r>(
+    fn change(
         &self,
-        records: &[Option<&'r Record>],
+        record: Option<&Record>,
         env: &Env<'_>,
-    ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
-        let (record, o) = (records[0], &self.options);
-        if let Some(answer) = settled(o, o.if_version, record) {
-            return Ok(Decision::Answer(answer));
-        }
+    ) -> Result<Option<Change<'a>>, Refusal> {
         // Owned: the record is about to change.
         let value = Cow::Owned(value_of(select(record, self.select)?)?.into_owned());
+        let o = &self.options;
         write_one(
             Kind::Rollback,
             self.key,
@@ -468,11 +457,7 @@ impl<'a> WriteCommand<'a> for Rollback<'a> {
             record,
             env,
         )
-        .map(Decision::Change)
-    }
-
-    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-        written(self.options.if_version, stamp)
+        .map(Some)
     }
 }
 
