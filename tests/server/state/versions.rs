@@ -92,6 +92,9 @@ fn when_the_wall_clock_steps_back() {
         conn.run("MAOS.FAIL clock -172800000").int();
         conn.run("DEL k").int();
         attack(conn, old);
+        let lines = vec!["MAOS.SET k v"; 2000];
+        let versions: Vec<_> = conn.pipeline(&lines).iter().map(Reply::int).collect();
+        assert!(versions.windows(2).all(|w| w[0] < w[1]));
         assert!(metric(conn, "clock_ahead_us") > 172_000_000_000);
         let old = conn.run("MAOS.GET k WITHVERSION").array()[1].int();
         server.restart(stop);
