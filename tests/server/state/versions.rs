@@ -95,6 +95,8 @@ fn when_the_wall_clock_steps_back() {
         let lines = vec!["MAOS.SET k v"; 2000];
         let versions: Vec<_> = conn.pipeline(&lines).iter().map(Reply::int).collect();
         assert!(versions.windows(2).all(|w| w[0] < w[1]));
+        // Its own stamps are not foreign ones.
+        assert_eq!(metric(conn, "stamps_ahead"), 0);
         assert!(metric(conn, "clock_ahead_us") > 172_000_000_000);
         let old = conn.run("MAOS.GET k WITHVERSION").array()[1].int();
         server.restart(stop);
