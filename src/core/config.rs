@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
         min: 0,
         max: 1 << 30,
         unit: Unit::Bytes,
-        meaning: "Replaced versions whose value is at least this long are compressed (LZ4) by the background pass, where that makes them smaller. 0 compresses nothing.",
+        meaning: "Replaced versions whose value is at least this long are compressed (LZ4) by the background pass, where that makes them smaller. A version is looked at once: a change of this setting holds for those that are replaced later, and after a restart for all. 0 compresses nothing.",
     },
     Setting {
         id: Knob::ValueMax,
