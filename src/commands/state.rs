@@ -2,6 +2,7 @@
 //! in the core.
 
 use maos_core::state::{Decision, Env, ReadCommand, WriteCommand};
+use maos_core::record::Record;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
 use maos_core::Refusal;
@@ -16,41 +17,57 @@ use crate::edge::{failpoint, guard, propagate};
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 
 /// Opens the keys of a parsed request, whose places the table knows.
+#[inline(always)]
 fn open<'c>(call: &'c Call<'_>, keys: Keys, mode: Mode) -> Result<Opened<'c>, Refusal> {
-    keys.positions(&call.args)
-        // SAFETY: the strings of this call. Of keys named twice one is refused before any is
-        // written, and none is read after another was written.
-        .map(|at| unsafe { Key::open(call.ctx, call.argv[at + 1], mode) })
-        .collect()
+    // SAFETY: the strings of this call. Of keys named twice one is refused before any is written, and
+    // none is read after another was written.
+    let open = |at: usize| unsafe { Key::open(call.ctx, call.argv[at + 1], mode) };
+    if let Keys::One(_) = keys {
+        return Ok(Opened::from_buf([open(0)?]));
+    }
+    let places = keys.positions(call.args);
+    let mut opened = Opened::with_capacity(places.size_hint().0);
+    for at in places {
+        opened.push(open(at)?);
+    }
+    Ok(opened)
+}
+
+#[inline(always)]
+fn records<'k>(keys: &'k [Key<'_>]) -> SmallVec<[Option<&'k Record>; 1]> {
+    match keys {
+        [one] => SmallVec::from_buf([one.record()]),
+        _ => keys.iter().map(Key::record).collect(),
+    }
 }
 
 /// A command that reads.
 pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
-    let request = C::parse(&call.args)?;
+    let request = C::parse(call.args)?;
     failpoint::hit("read");
     let keys = open(call, C::SPEC.keys, Mode::Read)?;
-    let records: SmallVec<[_; 1]> = keys.iter().map(Key::record).collect();
-    call.reply(&request.answer(&records, &|n| keys[n].ttl_ms())?);
+    call.reply(&request.answer(&records(&keys), &|n| keys[n].ttl_ms())?);
     Ok(())
 }
 
 /// A command that writes.
 pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
-    let request = C::parse(&call.args)?;
+    let request = C::parse(call.args)?;
     let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
     let node = &mut *node();
-    let who = call.with_user(|user| node.interner.get(user, request.options().by));
     let now_us = now_us();
+    let (stamp, beyond) = (node.next_stamp(now_us), node.clock.beyond());
+    let by = request.options().by;
+    let (users, interner) = (&mut node.users, &mut node.interner);
     let env = Env {
         now_us,
-        stamp: node.next_stamp(now_us),
-        beyond: node.clock.beyond(),
-        who: &who,
+        stamp,
+        beyond,
+        who: call.with_user(users, |user| interner.get(user, by)),
         limits: &node.limits,
     };
     failpoint::hit("decide");
-    let records: SmallVec<[_; 1]> = keys.iter().map(Key::record).collect();
-    let change = match request.decide(&records, &env)? {
+    let change = match request.decide(&records(&keys), &env)? {
         Decision::Change(change) => change,
         Decision::Answer(reply) => {
             if reply.is_lost_race() {
@@ -60,21 +77,23 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
             return Ok(());
         }
     };
-    let offered = env.stamp;
-    drop(records);
     failpoint::hit("decided");
     guard::applying(|| {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
         }
-        node.committed(change.stamp, offered, now_us);
+        node.committed(change.stamp, stamp, now_us);
+        let known = propagate::Known {
+            strings: &call.argv[1..],
+            bytes: call.args,
+        };
         // SAFETY: the context and the strings of this call.
-        unsafe { propagate::change(call.ctx, call.argv, &change, &mut node.scratch) };
+        unsafe { propagate::commit(call.ctx, known, &change, &mut node.scratch) };
     });
     METRICS.writes.add(keys.len() as u64);
-    METRICS
-        .trimmed
-        .add(change.writes.iter().map(|w| w.drops as u64).sum());
+    for write in change.writes.iter().filter(|w| w.drops > 0) {
+        METRICS.trimmed.add(write.drops as u64);
+    }
     call.reply(&request.committed(change.stamp));
     Ok(())
 }

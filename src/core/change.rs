@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::record::{Record, Version};
+use crate::record::{Parts, Record};
 use crate::{Stamp, Who};
 
 /// What kind of change a commit is. The numbers travel and are frozen.
@@ -44,9 +44,9 @@ pub struct Change<'a> {
     /// Who made it.
     pub who: Arc<Who>,
     /// The metadata of the versions written.
-    pub meta: Option<Cow<'a, [u8]>>,
+    pub meta: Option<&'a [u8]>,
     /// The request id of the versions written.
-    pub reqid: Option<Cow<'a, [u8]>>,
+    pub reqid: Option<&'a [u8]>,
     /// What becomes of the keys' expiry.
     pub expiry: Expiry,
     /// One for each key.
@@ -57,7 +57,7 @@ pub struct Change<'a> {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Write<'a> {
     /// The key.
-    pub key: Cow<'a, [u8]>,
+    pub key: &'a [u8],
     /// The new value; empty for a deletion or a trim.
     pub value: Cow<'a, [u8]>,
     /// How many of the oldest versions go.
@@ -75,7 +75,7 @@ impl<'a> Change<'a> {
             reqid: None,
             expiry: Expiry::Keep,
             writes: smallvec::smallvec![Write {
-                key: Cow::Borrowed(key),
+                key,
                 value: Cow::Borrowed(b""),
                 drops,
             }],
@@ -97,19 +97,19 @@ impl<'a> Change<'a> {
             }
             return None;
         }
-        let next = Version::new(
-            self.stamp,
-            self.who.clone(),
-            (self.kind != Kind::Delete).then_some(&write.value),
-            self.meta.as_deref(),
-            self.reqid.as_deref(),
-        );
+        let next = Parts {
+            stamp: self.stamp,
+            who: &self.who,
+            value: (self.kind != Kind::Delete).then_some(&write.value),
+            meta: self.meta,
+            reqid: self.reqid,
+        };
         match record {
-            None => return Some(Record::new(next)),
-            Some(r) if self.overtakes(r) => r.push(next, write.drops),
+            None => return Some(Record::new(&next)),
+            Some(r) if self.overtakes(r) => r.push(&next, write.drops),
             // Somebody wrote here besides the one who decided. Versions rise in a record, or it could
             // not be loaded again: what was decided stands alone.
-            Some(r) => *r = Record::new(next),
+            Some(r) => *r = Record::new(&next),
         }
         None
     }

@@ -82,13 +82,18 @@ impl Default for Interner {
 
 impl Interner {
     /// The shared form of this writer.
-    pub fn get(&mut self, author: &[u8], agent: Option<&[u8]>) -> Arc<Who> {
+    #[inline]
+    pub fn get(&mut self, author: &[u8], agent: Option<&[u8]>) -> &Arc<Who> {
         // Writes come in runs of the same writer: no hash for those.
-        if self.latest.is(author, agent) {
-            return self.latest.clone();
+        if !self.latest.is(author, agent) {
+            self.find(author, agent);
         }
+        &self.latest
+    }
+
+    fn find(&mut self, author: &[u8], agent: Option<&[u8]>) {
         let who = Who::new(author, agent);
-        let who = match self.known.get(&who) {
+        self.latest = match self.known.get(&who) {
             Some(known) => known.clone(),
             None => {
                 let made = Arc::new(who);
@@ -96,11 +101,9 @@ impl Interner {
                 made
             }
         };
-        self.latest = who.clone();
         if self.known.len() >= self.sweep_at {
             self.sweep();
         }
-        who
     }
 
     /// Lets the writers go that no version names.
@@ -127,14 +130,14 @@ mod tests {
     #[test]
     fn writers_are_shared_and_forgotten() {
         let mut i = Interner::default();
-        let a = i.get(b"default", Some(b"planner"));
+        let a = i.get(b"default", Some(b"planner")).clone();
         i.get(b"default", None);
-        let b = i.get(b"default", Some(b"planner"));
+        let b = i.get(b"default", Some(b"planner")).clone();
         assert!(Arc::ptr_eq(&a, &b));
         for n in 0..5000u32 {
             i.get(b"default", Some(&n.to_le_bytes()));
         }
         assert!(i.len() < 2048, "unused writers stay: {}", i.len());
-        assert!(Arc::ptr_eq(&a, &i.get(b"default", Some(b"planner"))));
+        assert!(Arc::ptr_eq(&a, i.get(b"default", Some(b"planner"))));
     }
 }

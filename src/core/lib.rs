@@ -12,6 +12,7 @@
 //! | [`ids`] | stamps and writers |
 //! | [`clock`] | the hybrid clock that makes stamps |
 //! | [`record`] | what lives at a key: the current version and its history |
+//! | `version`, `history` | how one version is kept, and how the replaced ones are |
 //! | [`state`] | the decisions of the state commands |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
@@ -31,6 +32,8 @@ pub mod codec;
 pub mod config;
 pub mod ids;
 #[cfg(feature = "engine")]
+mod history;
+#[cfg(feature = "engine")]
 pub mod json;
 #[cfg(feature = "engine")]
 pub mod model;
@@ -41,6 +44,8 @@ pub mod refusal;
 pub mod state;
 #[cfg(feature = "engine")]
 pub mod transcript;
+#[cfg(feature = "engine")]
+mod version;
 pub mod wire;
 
 pub use ids::{Interner, Stamp, Who};

@@ -101,7 +101,7 @@ impl Model {
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
-        let who = self.interner.get(&self.author, request.options().by);
+        let who = self.interner.get(&self.author, request.options().by).clone();
         let places = C::SPEC.keys.positions(args);
         let records: Vec<_> = places
             .map(|at| self.keys.get(args[at]).map(|h| &h.record))
@@ -137,7 +137,7 @@ impl Model {
                 self.steady_us
             });
         for (n, write) in change.writes.iter().enumerate() {
-            let held = self.keys.get_mut(&*write.key);
+            let held = self.keys.get_mut(write.key);
             let made = match held {
                 Some(held) => {
                     change.apply(n, Some(&mut held.record));

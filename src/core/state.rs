@@ -85,7 +85,8 @@ pub trait ReadCommand<'a>: Request<'a> {
 // ---------------------------------------------------------------------------------------------
 
 /// The live version of a key's record.
-fn live(record: Option<&Record>) -> Option<&Version> {
+#[inline]
+fn live(record: Option<&Record>) -> Option<Version<'_>> {
     record.and_then(Record::live)
 }
 
@@ -107,23 +108,28 @@ fn lost<'r>(record: Option<&'r Record>) -> Lost<'r> {
 }
 
 /// The version that a conditional write compares with.
+#[inline]
 fn version_of(record: Option<&Record>) -> Stamp {
     live(record).map_or(Stamp::NONE, Version::stamp)
 }
 
+#[inline]
 fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
-    if value.len() <= limits.value_max {
-        return Ok(());
+    match value.len() <= limits.value_max {
+        true => Ok(()),
+        false => Err(too_long(value.len(), limits.value_max)),
     }
-    let text = format!(
-        "the value has {} bytes, at most {} are taken (maos.value-max-bytes)",
-        value.len(),
-        limits.value_max
-    );
-    Err(Refusal::new(Code::TooBig, text))
+}
+
+#[cold]
+fn too_long(len: usize, max: usize) -> Refusal {
+    let text =
+        format!("the value has {len} bytes, at most {max} are taken (maos.value-max-bytes)");
+    Refusal::new(Code::TooBig, text)
 }
 
 /// Checks what is kept with the value. Called once it is known that a write will happen.
+#[inline]
 fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
     let author = who.author.len();
     if author > AUTHOR_MAX {
@@ -137,6 +143,7 @@ fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
 
 /// The stamp of a commit over these records: above what the node's clock has seen. Where a version it
 /// replaces came from too far ahead, it lies above that one, and above all that was ever made there.
+#[inline]
 fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refusal> {
     let newest = records.iter().flatten().map(|r| r.current().stamp()).max();
     let stamp = match newest {
@@ -153,6 +160,7 @@ fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refus
 }
 
 /// Where a plain write leaves the expiry.
+#[inline]
 fn expiry(
     expire: Expire,
     unsaid: Expiry,
@@ -183,6 +191,7 @@ fn after_tombstone(keep: Expiry, record: Option<&Record>) -> Expiry {
 }
 
 /// The change that writes `value` over the record of one key.
+#[inline(always)]
 fn write_one<'a>(
     kind: Kind,
     key: &'a [u8],
@@ -196,7 +205,7 @@ fn write_one<'a>(
     check_origin(options, env.who)?;
     let mut writes = SmallVec::new();
     writes.push(Write {
-        key: Cow::Borrowed(key),
+        key,
         value,
         drops: drops(record, env),
     });
@@ -204,8 +213,8 @@ fn write_one<'a>(
         kind,
         stamp: stamp_over(&[record], env)?,
         who: env.who.clone(),
-        meta: options.meta.map(Cow::Borrowed),
-        reqid: options.reqid.map(Cow::Borrowed),
+        meta: options.meta,
+        reqid: options.reqid,
         expiry: expiry(options.expire, unsaid, record, env)?,
         writes,
     })
@@ -226,18 +235,33 @@ fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
     }
 }
 
-fn refuse_twice<'a>(keys: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<(), Refusal> {
-    let mut seen = HashSet::with_capacity(keys.len());
-    for key in keys {
-        if !seen.insert(key) {
-            let text = format!(
-                "the key {} is named twice; a commit gives each key one version",
-                Quoted(key)
-            );
-            return Err(Refusal::new(Code::Err, text));
+fn refuse_twice<'a>(
+    key: impl Fn(usize) -> &'a [u8],
+    records: &[Option<&Record>],
+) -> Result<(), Refusal> {
+    // The same key has the same record: to compare addresses is cheaper than to hash names.
+    let mut places: SmallVec<[(usize, usize); 16]> = SmallVec::new();
+    let mut absent = HashSet::new();
+    let mut twice = None;
+    for (n, record) in records.iter().enumerate() {
+        match record {
+            Some(r) => places.push((std::ptr::from_ref::<Record>(r).addr(), n)),
+            None if absent.insert(key(n)) => {}
+            None => twice = Some(n),
         }
     }
-    Ok(())
+    places.sort_unstable();
+    let same = places.windows(2).find(|pair| pair[0].0 == pair[1].0);
+    match twice.or(same.map(|pair| pair[1].1)) {
+        None => Ok(()),
+        Some(n) => {
+            let text = format!(
+                "the key {} is named twice; a commit gives each key one version",
+                Quoted(key(n))
+            );
+            Err(Refusal::new(Code::Err, text))
+        }
+    }
 }
 
 /// The change that writes each value over the record of its key, with one stamp.
@@ -252,7 +276,7 @@ fn write_many<'a>(
     for ((key, value), record) in pairs.zip(records) {
         check_value(value, env.limits)?;
         writes.push(Write {
-            key: Cow::Borrowed(key),
+            key,
             value: Cow::Borrowed(value),
             drops: drops(*record, env),
         });
@@ -261,8 +285,8 @@ fn write_many<'a>(
         kind: Kind::Set,
         stamp: stamp_over(records, env)?,
         who: env.who.clone(),
-        meta: options.meta.map(Cow::Borrowed),
-        reqid: options.reqid.map(Cow::Borrowed),
+        meta: options.meta,
+        reqid: options.reqid,
         expiry: Expiry::Clear,
         writes,
     })
@@ -304,7 +328,7 @@ fn find_version(record: Option<&Record>, n: i64) -> Result<(&Record, usize), Ref
     Ok((r, place))
 }
 
-fn select(record: Option<&Record>, select: Select) -> Result<&Version, Refusal> {
+fn select(record: Option<&Record>, select: Select) -> Result<Version<'_>, Refusal> {
     let (r, place) = match select {
         Select::Version(n) => find_version(record, n)?,
         Select::At(ms) => {
@@ -327,7 +351,7 @@ fn select(record: Option<&Record>, select: Select) -> Result<&Version, Refusal> 
 }
 
 /// The value of a version that must have one.
-fn value_of(v: &Version) -> Result<Cow<'_, [u8]>, Refusal> {
+fn value_of(v: Version<'_>) -> Result<Cow<'_, [u8]>, Refusal> {
     v.value().ok_or_else(|| {
         let text = format!("version {} is a deletion and has no value", v.stamp());
         Refusal::new(Code::NoVersion, text)
@@ -357,6 +381,7 @@ macro_rules! key_writes {
                 &self.options
             }
 
+            #[inline(always)]
             fn decide<'r>(
                 &self,
                 records: &[Option<&'r Record>],
@@ -388,6 +413,7 @@ impl<'a> KeyWrite<'a> for Set<'a> {
         self.options.if_version
     }
 
+    #[inline(always)]
     fn change(
         &self,
         record: Option<&Record>,
@@ -403,6 +429,7 @@ impl<'a> KeyWrite<'a> for Cas<'a> {
         Some(self.version)
     }
 
+    #[inline(always)]
     fn change(
         &self,
         record: Option<&Record>,
@@ -479,7 +506,7 @@ impl<'a> WriteCommand<'a> for MSet<'a> {
         if let Some(stamp) = done {
             return Ok(Decision::Answer(WriteReply::Version(stamp)));
         }
-        refuse_twice(self.pairs.iter().map(|p| p.0))?;
+        refuse_twice(|n| self.pairs[n].0, records)?;
         let pairs = self.pairs.iter().copied();
         write_many(pairs, &self.options, records, env).map(Decision::Change)
     }
@@ -507,7 +534,7 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
         if let Some(stamp) = done {
             return Ok(Decision::Answer(MCasReply::Applied(stamp)));
         }
-        refuse_twice(self.items.iter().map(|i| i.0))?;
+        refuse_twice(|n| self.items[n].0, records)?;
         let lost: Vec<_> = self
             .items
             .iter()
@@ -533,18 +560,19 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
 
 /// The first version of the life that a kept version belongs to; where the beginning has been trimmed
 /// away, the oldest that is kept.
-fn created(record: &Record, v: &Version) -> Stamp {
+fn created(record: &Record, v: Version<'_>) -> Stamp {
     if record.created() <= v.stamp() {
         return record.created();
     }
-    let before = record.iter().rev().skip_while(|o| o.stamp() > v.stamp());
+    let before = record.newest_first().skip_while(|o| o.stamp() > v.stamp());
     let life = before.take_while(|o| !o.is_tombstone());
     life.last().map_or(v.stamp(), Version::stamp)
 }
 
+#[inline(always)]
 fn show<'r>(
     record: &'r Record,
-    v: &'r Version,
+    v: Version<'r>,
     form: Form,
     ttl_ms: &dyn Fn() -> i64,
 ) -> GetReply<'r> {
@@ -554,23 +582,28 @@ fn show<'r>(
     match form {
         Form::Value => GetReply::Value(value),
         Form::WithVersion => GetReply::WithVersion(value, v.stamp()),
-        Form::Full => GetReply::Full(Box::new(Full {
-            value,
-            version: v.stamp(),
-            created: created(record, v),
-            author: Cow::Borrowed(&v.who().author),
-            agent: v.who().agent.as_deref().map(Cow::Borrowed),
-            metadata: v.meta().map(Cow::Borrowed),
-            ttl_ms: ttl_ms(),
-            bytes: record.bytes() as u64,
-            versions: record.len() as u64,
-        })),
+        Form::Full => GetReply::Full(Box::new(full(record, v, value, ttl_ms()))),
+    }
+}
+
+fn full<'r>(record: &'r Record, v: Version<'r>, value: Cow<'r, [u8]>, ttl_ms: i64) -> Full<'r> {
+    Full {
+        value,
+        version: v.stamp(),
+        created: created(record, v),
+        author: Cow::Borrowed(&v.who().author),
+        agent: v.who().agent.as_deref().map(Cow::Borrowed),
+        metadata: v.meta().map(Cow::Borrowed),
+        ttl_ms,
+        bytes: record.bytes() as u64,
+        versions: record.len() as u64,
     }
 }
 
 impl<'a> ReadCommand<'a> for Get<'a> {
     type Reply<'r> = GetReply<'r>;
 
+    #[inline]
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
@@ -591,6 +624,7 @@ impl<'a> ReadCommand<'a> for Get<'a> {
 impl<'a> ReadCommand<'a> for MGet<'a> {
     type Reply<'r> = MGetReply<'r>;
 
+    #[inline]
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
@@ -661,10 +695,12 @@ impl<'a> ReadCommand<'a> for History<'a> {
             .map_or(usize::MAX, |c| usize::try_from(c).unwrap_or(usize::MAX))
             .min(end - start);
         let mut room = Room(REPLY_MAX);
+        let chosen: Vec<Version<'r>> = match self.desc {
+            false => r.iter().skip(start).take(count).collect(),
+            true => r.newest_first().skip(r.len() - end).take(count).collect(),
+        };
         let mut entries = Vec::with_capacity(count);
-        for i in 0..count {
-            let place = if self.desc { end - 1 - i } else { start + i };
-            let Some(v) = r.nth(place) else { break };
+        for v in chosen {
             let len = v.value_len();
             let shown = v.meta().map_or(0, <[u8]>::len) + if self.values { len } else { 0 };
             room.take(shown, "ask for fewer versions with COUNT, FROM and TO")?;

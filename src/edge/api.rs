@@ -3,14 +3,20 @@
 
 pub use redis_module::raw;
 
-/// The server's function of this name. Only for those in [`NEEDED`]: they were there at load.
+/// The server's function of this name: one of those without which the module does not load. A debug
+/// build asks again whether it is there.
 macro_rules! api {
-    ($name:ident) => {
+    ($name:ident) => {{
+        // Does not compile for a function that is not in the list.
+        let () = $crate::edge::api::needed::$name;
         match $crate::edge::api::api_if!($name) {
             Some(function) => function,
-            None => $crate::edge::api::missing(stringify!($name)),
+            None if cfg!(debug_assertions) => $crate::edge::api::missing(stringify!($name)),
+            #[allow(unused_unsafe)]
+            // SAFETY: it stands in the list, which was checked at load.
+            None => unsafe { std::hint::unreachable_unchecked() },
         }
-    };
+    }};
 }
 
 /// The server's function of this name, if it offers it.
@@ -32,6 +38,11 @@ pub fn missing(name: &str) -> ! {
 
 macro_rules! needed {
     ($($name:ident)*) => {
+        #[allow(non_upper_case_globals)] // the server's names
+        pub mod needed {
+            $(pub const $name: () = ();)*
+        }
+
         /// The functions without which the module does not load and that this server lacks.
         pub fn lacking() -> Vec<&'static str> {
             let mut missing = vec![];
@@ -64,6 +75,7 @@ needed! {
     RedisModule_DefragAlloc RedisModule_RegisterInfoFunc RedisModule_InfoAddSection
     RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldCString
     RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
+    RedisModule_ServerInfoGetFieldUnsigned RedisModule_SubscribeToServerEvent
     RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
     RedisModule_ScanCursorRestart RedisModule_SelectDb

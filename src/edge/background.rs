@@ -16,21 +16,29 @@ use super::call::{bytes_of, flags};
 use super::keys::{Key, Mode};
 use super::metrics::{held, METRICS};
 use super::node::{node, now_us};
-use super::{guard, log, propagate};
+use super::{guard, listeners, log, propagate};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
 const PERIOD_MS: i64 = 100;
-/// Steps between two looks at the eviction policy.
-const POLICY_EVERY: u32 = 20;
+/// A pass over all keys begins no sooner than so many steps after the one before.
+const PASS_STEPS: u64 = 10;
+/// Steps between two looks at who listens.
+const LISTENERS_EVERY: u64 = 10;
 /// Bytes of values that are compressed at one key before the clock is looked at again.
 const PACK_BYTES: usize = 256 << 10;
 
 static EVICTS_STATE: AtomicBool = AtomicBool::new(false);
+static POLICY_UNSEEN: AtomicBool = AtomicBool::new(false);
 
 /// True if the server may evict keys that do not expire: state would vanish under its users.
 pub fn evicts_state() -> bool {
     EVICTS_STATE.load(Relaxed)
+}
+
+/// A setting of the server has changed: the next step looks at the eviction policy.
+pub fn look_at_policy() {
+    POLICY_UNSEEN.store(true, Relaxed);
 }
 
 /// Starts the pass.
@@ -42,6 +50,7 @@ pub fn start(ctx: *mut raw::RedisModuleCtx) {
         cursor,
         db: Cell::new(0),
         steps: Cell::new(0),
+        began: Cell::new(1),
     });
     arm(ctx, Box::into_raw(pass));
 }
@@ -49,7 +58,9 @@ pub fn start(ctx: *mut raw::RedisModuleCtx) {
 struct Pass {
     cursor: *mut raw::RedisModuleScanCursor,
     db: Cell<c_int>,
-    steps: Cell<u32>,
+    steps: Cell<u64>,
+    /// The step in which the pass over all keys begins or began.
+    began: Cell<u64>,
 }
 
 fn arm(ctx: *mut raw::RedisModuleCtx, pass: *mut Pass) {
@@ -73,9 +84,12 @@ struct Step {
 
 impl Pass {
     fn step(&self, ctx: *mut raw::RedisModuleCtx) {
-        self.steps.set(self.steps.get().wrapping_add(1));
-        if self.steps.get().is_multiple_of(POLICY_EVERY) {
+        self.steps.set(self.steps.get() + 1);
+        if POLICY_UNSEEN.swap(false, Relaxed) {
             watch_policy(ctx);
+        }
+        if self.steps.get() % LISTENERS_EVERY == 1 {
+            listeners::look(ctx);
         }
         let budget = Duration::from_micros(node().limits.background_us);
         let now = flags(ptr::null_mut());
@@ -83,12 +97,14 @@ impl Pass {
             | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING
             | raw::REDISMODULE_CTX_FLAGS_ACTIVE_CHILD;
         // While a child saves, every byte touched is copied: wait until it is done.
-        if budget.is_zero() || now & idle != 0 {
+        if budget.is_zero() || now & idle != 0 || self.steps.get() < self.began.get() {
             return;
         }
-        let began = Instant::now();
-        while began.elapsed() < budget {
+        let start = Instant::now();
+        while start.elapsed() < budget {
             if !self.bucket(ctx, now & raw::REDISMODULE_CTX_FLAGS_MASTER != 0) {
+                let next = self.began.get() + PASS_STEPS;
+                self.began.set(next.max(self.steps.get() + 1));
                 return;
             }
         }
@@ -183,11 +199,16 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
         return;
     }
     // SAFETY: as above.
-    let change = Change::trim(unsafe { bytes_of(name) }, drops);
+    let bytes = unsafe { bytes_of(name) };
+    let change = Change::trim(bytes, drops);
+    let known = propagate::Known {
+        strings: &[name],
+        bytes: &[bytes],
+    };
     guard::applying(|| {
         key.apply(&change, 0);
         // SAFETY: as above.
-        unsafe { propagate::change(ctx, &[name], &change, &mut node.scratch) };
+        unsafe { propagate::change(ctx, known, &change, &mut node.scratch) };
     });
     METRICS.trimmed.add(drops as u64);
 }

@@ -1,11 +1,11 @@
 //! One call of a command: its arguments as bytes, and the way back to the client.
 
 use std::ffi::{c_char, c_int, CString};
-use std::slice;
+use std::mem::MaybeUninit;
+use std::{ptr, slice};
 
 use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
 use maos_core::{Code, Refusal};
-use smallvec::SmallVec;
 
 use super::api::{api, raw};
 use super::guard::{self, Breaker};
@@ -20,12 +20,15 @@ pub struct Call<'a> {
     /// The server's strings of the arguments, the command's name first.
     pub argv: &'a [*mut raw::RedisModuleString],
     /// The bytes of the arguments after the command's name.
-    pub args: SmallVec<[&'a [u8]; 12]>,
+    pub args: &'a [&'a [u8]],
 }
 
 /// The author of a write that no user made: one by another module, on its own account. No ACL user
 /// can have this name.
 const NO_USER: &[u8] = b"(none)";
+
+/// So many arguments, enough for a key, a value and three options, are kept without an allocation.
+const FEW: usize = 8;
 
 /// `errno` of the server where a command does not exist.
 const ENOENT: i32 = 2;
@@ -43,6 +46,32 @@ pub unsafe fn bytes_of<'a>(string: *const raw::RedisModuleString) -> &'a [u8] {
             return &[];
         }
         slice::from_raw_parts(start.cast(), len)
+    }
+}
+
+/// Connections that have a user. One that has may change it, but never comes to have none, and its
+/// id is never given again.
+#[derive(Debug)]
+pub struct Users([u64; 64]);
+
+impl Default for Users {
+    fn default() -> Users {
+        // The server counts connections from 1.
+        Users([0; 64])
+    }
+}
+
+impl Users {
+    fn slot(id: u64) -> usize {
+        (id % 64) as usize
+    }
+
+    fn knows(&self, id: u64) -> bool {
+        id != 0 && self.0[Users::slot(id)] == id
+    }
+
+    fn learn(&mut self, id: u64) {
+        self.0[Users::slot(id)] = id;
     }
 }
 
@@ -67,12 +96,22 @@ pub unsafe fn enter(
         }
         // SAFETY: by the caller: `argc` strings that live through the callback.
         let argv = unsafe { slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) };
-        let call = Call {
-            ctx,
-            argv,
-            // SAFETY: as above.
-            args: argv[1..].iter().map(|s| unsafe { bytes_of(*s) }).collect(),
+        // SAFETY: as above.
+        let bytes = argv[1..].iter().map(|s| unsafe { bytes_of(*s) });
+        let mut few = [const { MaybeUninit::<&[u8]>::uninit() }; FEW];
+        let many: Vec<&[u8]>;
+        let args = if bytes.len() <= FEW {
+            let len = bytes.len();
+            few.iter_mut().zip(bytes).for_each(|(slot, b)| {
+                slot.write(b);
+            });
+            // SAFETY: so many have been written.
+            unsafe { slice::from_raw_parts(few.as_ptr().cast::<&[u8]>(), len) }
+        } else {
+            many = bytes.collect();
+            &many
         };
+        let call = Call { ctx, argv, args };
         if matches!(spec.keys, Keys::Counted { .. }) && call.is_asked_for_keys() {
             call.tell_keys(spec.keys);
             return Ok(());
@@ -116,7 +155,7 @@ impl Call<'_> {
     }
 
     fn tell_keys(&self, keys: Keys) {
-        for at in keys.positions(&self.args) {
+        for at in keys.positions(self.args) {
             // SAFETY: as above, and the server has asked.
             unsafe {
                 api!(RedisModule_KeyAtPosWithFlags)(
@@ -139,18 +178,24 @@ impl Call<'_> {
     }
 
     /// Does something with the name of the ACL user of the connection.
-    pub fn with_user<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+    pub fn with_user<T>(&self, users: &mut Users, then: impl FnOnce(&[u8]) -> T) -> T {
         // SAFETY: the context of this call; the string is ours to free, and used before that.
         unsafe {
             // A connection may have no user (a master's link), and asking for the current user
-            // would then crash the server; asking by the connection's id does not.
+            // would then crash the server; asking by the connection's id does not, and costs twice
+            // as much.
             let id = api!(RedisModule_GetClientId)(self.ctx);
-            let mut name = api!(RedisModule_GetClientUserNameById)(self.ctx, id);
-            if name.is_null() && self.acts_for_a_user() {
-                name = api!(RedisModule_GetCurrentUserName)(self.ctx);
+            let mut name = ptr::null_mut();
+            if !users.knows(id) {
+                name = api!(RedisModule_GetClientUserNameById)(self.ctx, id);
+                if !name.is_null() {
+                    users.learn(id);
+                } else if !self.acts_for_a_user() {
+                    return then(NO_USER);
+                }
             }
             if name.is_null() {
-                return then(NO_USER);
+                name = api!(RedisModule_GetCurrentUserName)(self.ctx);
             }
             let result = then(bytes_of(name));
             api!(RedisModule_FreeString)(self.ctx, name);

@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, guard, node};
+use super::{background, guard, listeners, node};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -49,6 +49,8 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     let ahead = node::node().clock.last().0.saturating_sub(node::now_us());
     number("clock_ahead_us", ahead);
     number("stamps_ahead", m.stamps_ahead.get());
+    number("listening", u64::from(listeners::any()));
+    number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {
         if counter.get() > 0 {
             let name = spec.name.trim_start_matches("MAOS.").to_ascii_lowercase();

@@ -39,6 +39,7 @@ impl<'c> Key<'c> {
     /// # Safety
     /// `ctx` and `name` must be the server's and live for `'c`, and no other `Key` of the same name
     /// may be open for writing.
+    #[inline]
     pub unsafe fn open(
         ctx: *mut raw::RedisModuleCtx,
         name: *mut raw::RedisModuleString,
@@ -57,17 +58,14 @@ impl<'c> Key<'c> {
             record: std::ptr::null_mut(),
             call: PhantomData,
         };
-        // SAFETY: the handle is open, or null, which both functions take for an empty key.
-        let kind = unsafe { api!(RedisModule_KeyType)(handle) };
-        if kind == raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
-            return Ok(key);
-        }
-        // SAFETY: the handle is open. A value of our type is a record that `persist` put there.
+        // SAFETY: the handle is open, or null, which all of these take for an empty key. A value of
+        // our type is a record that `persist` put there.
         unsafe {
-            if api!(RedisModule_ModuleTypeGetType)(handle) != persist::data_type() {
+            if api!(RedisModule_ModuleTypeGetType)(handle) == persist::data_type() {
+                key.record = api!(RedisModule_ModuleTypeGetValue)(handle).cast();
+            } else if api!(RedisModule_KeyType)(handle) != raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
                 return Err(WRONG_TYPE);
             }
-            key.record = api!(RedisModule_ModuleTypeGetValue)(handle).cast();
         }
         Ok(key)
     }
@@ -127,6 +125,8 @@ impl<'c> Key<'c> {
         unsafe {
             match expiry {
                 Expiry::Keep => {}
+                // Asking is cheaper than clearing what is not there.
+                Expiry::Clear if self.ttl_ms() < 0 => {}
                 Expiry::Clear => {
                     api!(RedisModule_SetExpire)(self.handle, raw::REDISMODULE_NO_EXPIRE.into());
                 }

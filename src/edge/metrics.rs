@@ -50,6 +50,8 @@ pub struct Metrics {
     pub stamps_ahead: Counter,
     /// Changes and records that could not be applied or loaded.
     pub damaged: Counter,
+    /// Looks at who listens to changes.
+    pub listener_checks: Counter,
     /// Records whose value was removed by the server: DEL, expiry, overwriting and so on.
     pub unlinked: Counter,
     records: AtomicI64,
@@ -67,6 +69,7 @@ pub static METRICS: Metrics = Metrics {
     compressed: Counter::new(),
     stamps_ahead: Counter::new(),
     damaged: Counter::new(),
+    listener_checks: Counter::new(),
     unlinked: Counter::new(),
     records: AtomicI64::new(0),
     versions: AtomicI64::new(0),

@@ -3,12 +3,13 @@
 
 use std::cell::{RefCell, RefMut};
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use maos_core::clock::Clock;
 use maos_core::config::Limits;
 use maos_core::{Interner, Stamp};
 
+use super::call::Users;
 use super::metrics::METRICS;
 use super::{config, log};
 
@@ -24,6 +25,8 @@ pub struct Node {
     pub interner: Interner,
     /// The settings in force.
     pub limits: Limits,
+    /// Which connections have a user.
+    pub users: Users,
     /// A buffer for encodings, kept so that it need not grow each time.
     pub scratch: Vec<u8>,
     warned_ahead: bool,
@@ -59,9 +62,15 @@ pub fn now_us() -> u64 {
     if let Some(us) = super::failpoint::clock() {
         return us;
     }
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // A third of what `SystemTime` takes, on the way of every write.
+    // SAFETY: the struct is ours; this clock exists everywhere, so the call does not fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
 }
 
 /// A clock that never steps, in microseconds since the first look at it.

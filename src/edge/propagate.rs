@@ -11,49 +11,81 @@ use maos_core::codec::v1;
 use smallvec::SmallVec;
 
 use super::api::{api, raw};
-use super::call::bytes_of;
+use super::listeners;
 
 const APPLY: &CStr = c"MAOS.APPLY";
 
-/// Replicates a change. `known` are strings of the server among which those of the change may be.
+/// Strings of the server, and for each its bytes.
+#[derive(Clone, Copy)]
+pub struct Known<'s> {
+    /// The strings.
+    pub strings: &'s [*mut raw::RedisModuleString],
+    /// The bytes of the strings, as many.
+    pub bytes: &'s [&'s [u8]],
+}
+
+/// Replicates a change. The strings of the change may be among those `known`.
 ///
 /// # Safety
 /// `ctx` and `known` must be the server's and live through the call.
 pub unsafe fn change(
     ctx: *mut raw::RedisModuleCtx,
-    known: &[*mut raw::RedisModuleString],
+    known: Known<'_>,
     change: &Change<'_>,
     scratch: &mut Vec<u8>,
 ) {
     scratch.clear();
     v1::encode_fact(change, scratch);
+    let fact = scratch.as_ptr().cast::<c_char>();
     let mut strings = Strings {
         ctx,
         known,
         at: 0,
         made: SmallVec::new(),
     };
-    let mut argv: SmallVec<[*mut raw::RedisModuleString; 2]> = SmallVec::new();
-    for write in &change.writes {
-        argv.push(strings.find(&write.key));
-        argv.push(strings.find(&write.value));
-    }
-    // SAFETY: the format says what follows: bytes with their length, and an array of live strings
-    // with its length.
+    // SAFETY: the formats say what follows: bytes with their length, and live strings, or an array of
+    // them with its length.
     unsafe {
-        api!(RedisModule_Replicate)(
-            ctx,
-            APPLY.as_ptr(),
-            c"bv".as_ptr(),
-            scratch.as_ptr().cast::<c_char>(),
-            scratch.len(),
-            argv.as_mut_ptr(),
-            argv.len(),
-        );
+        let replicate = api!(RedisModule_Replicate);
+        if let [write] = &change.writes[..] {
+            // Where the number of arguments is known, the server makes room for them once.
+            let (key, value) = (strings.find(write.key), strings.find(&write.value));
+            let format = c"bss".as_ptr();
+            replicate(ctx, APPLY.as_ptr(), format, fact, scratch.len(), key, value);
+        } else {
+            let mut argv = Vec::with_capacity(2 * change.writes.len());
+            for write in &change.writes {
+                argv.push(strings.find(write.key));
+                argv.push(strings.find(&write.value));
+            }
+            let (all, len) = (argv.as_mut_ptr(), argv.len());
+            let format = c"bv".as_ptr();
+            replicate(ctx, APPLY.as_ptr(), format, fact, scratch.len(), all, len);
+        }
     }
     for made in strings.made {
         // SAFETY: made by `find`; the server has kept what it needs.
         unsafe { api!(RedisModule_FreeString)(ctx, made) };
+    }
+}
+
+/// Tells what a command of a client has changed. Where nothing can listen, only that something did:
+/// the server counts it, and sends nothing.
+///
+/// # Safety
+/// As for [`change`]; `ctx` must be that of the command in progress.
+pub unsafe fn commit(
+    ctx: *mut raw::RedisModuleCtx,
+    known: Known<'_>,
+    decided: &Change<'_>,
+    scratch: &mut Vec<u8>,
+) {
+    // SAFETY: by the caller.
+    unsafe {
+        match listeners::any() {
+            true => change(ctx, known, decided, scratch),
+            false => verbatim(ctx),
+        }
     }
 }
 
@@ -69,22 +101,30 @@ pub unsafe fn verbatim(ctx: *mut raw::RedisModuleCtx) {
 /// Finds the server's string for bytes.
 struct Strings<'s> {
     ctx: *mut raw::RedisModuleCtx,
-    known: &'s [*mut raw::RedisModuleString],
+    known: Known<'s>,
     /// Bytes are asked for in the order of the arguments: the search goes on where it ended.
     at: usize,
     made: SmallVec<[*mut raw::RedisModuleString; 1]>,
 }
 
 impl Strings<'_> {
+    #[inline]
     fn find(&mut self, bytes: &[u8]) -> *mut raw::RedisModuleString {
-        for at in self.at..self.known.len() {
-            // SAFETY: live by `change`'s contract.
-            let candidate = unsafe { bytes_of(self.known[at]) };
-            if candidate.as_ptr() == bytes.as_ptr() && candidate.len() == bytes.len() {
+        let known = self.known.bytes[self.at..].iter();
+        let place = known
+            .zip(self.at..)
+            .find(|(k, _)| k.as_ptr() == bytes.as_ptr() && k.len() == bytes.len());
+        match place {
+            Some((_, at)) => {
                 self.at = at + 1;
-                return self.known[at];
+                self.known.strings[at]
             }
+            None => self.make(bytes),
         }
+    }
+
+    #[cold]
+    fn make(&mut self, bytes: &[u8]) -> *mut raw::RedisModuleString {
         let start = bytes.as_ptr().cast::<c_char>();
         // SAFETY: the server copies the bytes; the string is freed after use.
         let made = unsafe { api!(RedisModule_CreateString)(self.ctx, start, bytes.len()) };

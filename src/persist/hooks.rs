@@ -90,7 +90,7 @@ pub unsafe extern "C" fn free_effort(
     value: *const c_void,
 ) -> usize {
     // SAFETY: the server gives a value of our type.
-    guard::run(|| unsafe { record(value) }.len() + 1).unwrap_or(1)
+    guard::run(|| unsafe { record(value) }.allocations()).unwrap_or(1)
 }
 
 /// A key with this value has been removed.
@@ -125,13 +125,12 @@ pub unsafe extern "C" fn defrag(
         // SAFETY: the server gives the place of a value of our type. What `DefragAlloc` returns is
         // null, or a new home for the same bytes, the old one freed.
         unsafe {
-            let moved = api!(RedisModule_DefragAlloc)(ctx, *value);
-            if !moved.is_null() {
-                *value = moved;
+            let home = api!(RedisModule_DefragAlloc)(ctx, *value);
+            if !home.is_null() {
+                *value = home;
             }
-            for blob in (*(*value).cast::<Record>()).blobs_mut() {
-                move_blob(ctx, blob);
-            }
+            let record = &mut *(*value).cast::<Record>();
+            record.move_blobs(&mut |blob| moved(ctx, blob));
         }
     });
     0
@@ -139,20 +138,20 @@ pub unsafe extern "C" fn defrag(
 
 /// # Safety
 /// `ctx` must be the server's, in the defrag callback.
-unsafe fn move_blob(ctx: *mut raw::RedisModuleDefragCtx, blob: &mut Box<[u8]>) {
+unsafe fn moved(ctx: *mut raw::RedisModuleDefragCtx, blob: Box<[u8]>) -> Box<[u8]> {
     let len = blob.len();
     if len == 0 {
-        return;
+        return blob;
     }
-    let old = Box::into_raw(std::mem::take(blob));
+    let old = Box::into_raw(blob);
     // SAFETY: `old` is an allocation of ours; either it moved, or it is where it was.
     unsafe {
-        let moved = api!(RedisModule_DefragAlloc)(ctx, old.cast::<c_void>());
-        let home = if moved.is_null() {
+        let home = api!(RedisModule_DefragAlloc)(ctx, old.cast::<c_void>());
+        let home = if home.is_null() {
             old.cast()
         } else {
-            moved.cast::<u8>()
+            home.cast::<u8>()
         };
-        *blob = Box::from_raw(ptr::slice_from_raw_parts_mut(home, len));
+        Box::from_raw(ptr::slice_from_raw_parts_mut(home, len))
     }
 }

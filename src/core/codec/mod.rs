@@ -73,8 +73,17 @@ impl Writer<'_> {
         self.0.push(b);
     }
 
+    #[inline]
     pub(crate) fn number(&mut self, n: u64) {
-        self.put(n);
+        // What bincode makes of it, on the way of every write that is told.
+        match n {
+            0..251 => self.0.push(n as u8),
+            4_294_967_296.. => {
+                let [a, b, c, d, e, f, g, h] = n.to_le_bytes();
+                self.0.extend_from_slice(&[253, a, b, c, d, e, f, g, h]);
+            }
+            _ => self.put(n),
+        }
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {

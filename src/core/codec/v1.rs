@@ -18,7 +18,7 @@
 //! The keys and values of a fact are not in it: they travel beside it as arguments of their own.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Damaged, Reader, Writer};
@@ -78,11 +78,8 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
     }
     w.number(record.len() as u64);
     for (v, at) in record.iter().zip(places) {
-        let (word, rest) = v.blob();
         w.number(at as u64);
-        w.number((word.len() + rest.len()) as u64);
-        w.0.extend_from_slice(&word);
-        w.0.extend_from_slice(rest);
+        w.bytes(v.blob());
     }
 }
 
@@ -133,30 +130,26 @@ pub fn decode_record(
     for _ in 0..r.count(HARD_VERSIONS_MAX)? {
         writers.push(decode_who(r, interner)?);
     }
-    let (mut created, mut floor) = (Stamp::NONE, Stamp::NONE);
+    let (mut created, mut floor) = (None, Stamp::NONE);
     if sections & HAS_PAST != 0 {
-        created = Stamp(r.number()?);
+        created = Some(Stamp(r.number()?));
         floor = Stamp(r.number()?);
     }
-    let mut versions = VecDeque::new();
+    let count = r.count(HARD_VERSIONS_MAX)?;
+    if sections & HAS_PAST == 0 && count != 1 {
+        return Err(Damaged("a record without a past has one version"));
+    }
     let mut unpack = bounds.unpacked_max;
-    for _ in 0..r.count(HARD_VERSIONS_MAX)? {
+    let versions = (0..count).map(|_| {
         let who = usize::try_from(r.number()?)
             .ok()
             .and_then(|i| writers.get(i));
         let who = who.ok_or(Damaged("a version by an unknown writer"))?;
-        versions.push_back(decode_version(r.bytes()?, who, bounds, &mut unpack)?);
-    }
+        decode_version(r.bytes()?, who, bounds, &mut unpack)
+    });
+    let record = Record::from_parts(created, floor, versions)?;
     r.end()?;
-    versions.shrink_to_fit();
-    if sections & HAS_PAST == 0 {
-        created = versions.back().map_or(Stamp::NONE, Version::stamp);
-        if versions.len() != 1 {
-            return Err(Damaged("a record without a past has one version"));
-        }
-    }
-    Record::from_parts(created, floor, versions)
-        .ok_or(Damaged("versions that contradict each other"))
+    record.ok_or(Damaged("versions that contradict each other"))
 }
 
 fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, Damaged> {
@@ -169,16 +162,16 @@ fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, D
     if author.len() > AUTHOR_MAX || agent.is_some_and(|a| a.is_empty() || a.len() > AGENT_MAX) {
         return Err(Damaged("a writer's name is too long, or empty"));
     }
-    Ok(interner.get(author, agent))
+    Ok(interner.get(author, agent).clone())
 }
 
-fn decode_version(
-    blob: &[u8],
-    who: &Arc<Who>,
+fn decode_version<'v>(
+    blob: &'v [u8],
+    who: &'v Arc<Who>,
     bounds: Bounds,
     unpack: &mut usize,
-) -> Result<Version, Damaged> {
-    let v = Version::from_blob(blob, who.clone(), bounds.value_max, unpack)
+) -> Result<Version<'v>, Damaged> {
+    let v = Version::from_blob(blob, who, bounds.value_max, unpack)
         .ok_or(Damaged("a version that makes no sense"))?;
     if v.stamp() > bounds.newest {
         return Err(Damaged("a version too far in the future"));
@@ -203,31 +196,24 @@ const HAS_DROPS: u8 = 32;
 
 /// Appends the fact of a change: all of it but keys and values.
 pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
-    let mut parts = 0;
     let drops = change.writes.iter().any(|w| w.drops > 0);
-    for (present, bit) in [
-        (change.who.agent.is_some(), HAS_AGENT),
-        (change.meta.is_some(), HAS_META),
-        (change.reqid.is_some(), HAS_REQID),
-        (change.expiry == Expiry::Clear, CLEARS),
-        (matches!(change.expiry, Expiry::At(_)), EXPIRES),
-        (drops, HAS_DROPS),
-    ] {
-        parts |= if present { bit } else { 0 };
-    }
+    let bit = |present: bool, bit: u8| if present { bit } else { 0 };
+    let parts = bit(change.who.agent.is_some(), HAS_AGENT)
+        | bit(change.meta.is_some(), HAS_META)
+        | bit(change.reqid.is_some(), HAS_REQID)
+        | bit(drops, HAS_DROPS)
+        | match change.expiry {
+            Expiry::Keep => 0,
+            Expiry::Clear => CLEARS,
+            Expiry::At(_) => EXPIRES,
+        };
     let w = &mut Writer(out);
-    w.byte(ENCODING);
-    w.byte(change.kind as u8);
-    w.byte(parts);
+    w.0.extend_from_slice(&[ENCODING, change.kind as u8, parts]);
     w.number(change.stamp.0);
     w.bytes(&change.who.author);
-    let texts = [
-        change.who.agent.as_deref(),
-        change.meta.as_deref(),
-        change.reqid.as_deref(),
-    ];
-    for text in texts.into_iter().flatten() {
-        w.bytes(text);
+    if parts & (HAS_AGENT | HAS_META | HAS_REQID) != 0 {
+        let texts = [change.who.agent.as_deref(), change.meta, change.reqid];
+        texts.into_iter().flatten().for_each(|text| w.bytes(text));
     }
     if let Expiry::At(ms) = change.expiry {
         w.number(ms);
@@ -285,9 +271,9 @@ pub fn decode_fact<'a>(
     let mut change = Change {
         kind,
         stamp,
-        who: interner.get(author, agent),
-        meta: meta.map(Cow::Borrowed),
-        reqid: reqid.map(Cow::Borrowed),
+        who: interner.get(author, agent).clone(),
+        meta,
+        reqid,
         expiry,
         writes: Default::default(),
     };
@@ -298,7 +284,7 @@ pub fn decode_fact<'a>(
             0
         };
         change.writes.push(Write {
-            key: Cow::Borrowed(key),
+            key,
             value: Cow::Borrowed(value),
             drops: usize::try_from(drops).unwrap_or(usize::MAX),
         });

@@ -15,6 +15,7 @@ pub struct Cursor<'c, 'a> {
 
 impl<'c, 'a> Cursor<'c, 'a> {
     /// At the first argument after the command's name.
+    #[inline(always)]
     pub fn new(spec: &'static CommandSpec, args: &'c [&'a [u8]]) -> Self {
         Cursor {
             spec,
@@ -33,8 +34,11 @@ impl<'c, 'a> Cursor<'c, 'a> {
     ///
     /// # Errors
     /// `ERR` if there is none.
+    #[inline(always)]
     pub fn bytes(&mut self) -> Result<&'a [u8], Refusal> {
-        let arg = self.args.get(self.at).ok_or_else(|| self.too_few())?;
+        let Some(arg) = self.args.get(self.at) else {
+            return Err(self.too_few());
+        };
         self.at += 1;
         Ok(arg)
     }
@@ -44,10 +48,15 @@ impl<'c, 'a> Cursor<'c, 'a> {
     /// # Errors
     /// `ERR` for a word that is not in the command's table, one given twice, or two that exclude
     /// each other.
+    #[inline(always)]
     pub fn option(&mut self) -> Result<Option<Tok>, Refusal> {
-        let Some(word) = self.args.get(self.at) else {
-            return Ok(None);
-        };
+        match self.args.get(self.at) {
+            None => Ok(None),
+            Some(word) => self.take_option(word),
+        }
+    }
+
+    fn take_option(&mut self, word: &[u8]) -> Result<Option<Tok>, Refusal> {
         self.at += 1;
         let tok = Tok::lookup(word)
             .filter(|t| self.spec.tokens() & t.bit() != 0)
@@ -186,6 +195,7 @@ impl<'c, 'a> Cursor<'c, 'a> {
         Refusal::new(Code::Err, format!("{}: {what}", self.spec.name))
     }
 
+    #[cold]
     fn too_few(&self) -> Refusal {
         self.bad("too few arguments; COMMAND DOCS has its syntax".into())
     }
@@ -200,7 +210,22 @@ fn bounded<'a>(what: &str, arg: &'a [u8], max: usize) -> Result<&'a [u8], Refusa
 }
 
 /// A version as a decimal integer, or in a form in which Lua prints one.
+#[inline]
 fn parse_version(arg: &[u8]) -> Option<i64> {
+    // As it comes from nearly everyone: plain digits, few enough not to overflow.
+    let plain = |n: i64, b: &u8| {
+        let digit = b.wrapping_sub(b'0');
+        (digit < 10).then(|| n * 10 + i64::from(digit))
+    };
+    match arg.len() {
+        1..=15 => arg.iter().try_fold(0, plain),
+        16 => arg.iter().try_fold(0, plain).filter(|n| n.unsigned_abs() <= Stamp::MAX.0),
+        _ => None,
+    }
+    .or_else(|| parse_other_version(arg))
+}
+
+fn parse_other_version(arg: &[u8]) -> Option<i64> {
     const BOUND: f64 = (1u64 << 53) as f64;
     let text = std::str::from_utf8(arg).ok()?;
     let n = match text.parse::<i64>() {

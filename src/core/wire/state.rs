@@ -44,6 +44,7 @@ pub struct WriteOptions<'a> {
 }
 
 impl<'a> WriteOptions<'a> {
+    #[inline(always)]
     fn parse(cursor: &mut Cursor<'_, 'a>) -> Result<Self, Refusal> {
         let mut o = WriteOptions::default();
         while let Some(tok) = cursor.option()? {
@@ -199,6 +200,7 @@ impl Reply for WriteReply<'_> {
         matches!(self, WriteReply::Lost(_))
     }
 
+    #[inline]
     fn emit(&self, to: &mut impl Sink) {
         match self {
             WriteReply::Version(v) => to.int(v.as_i64()),
@@ -321,6 +323,7 @@ pub struct Full<'a> {
 }
 
 impl Reply for GetReply<'_> {
+    #[inline]
     fn emit(&self, to: &mut impl Sink) {
         match self {
             GetReply::Absent => to.null(),

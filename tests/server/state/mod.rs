@@ -6,6 +6,7 @@ mod cluster;
 mod docs;
 mod faults;
 mod limits;
+mod listeners;
 mod names;
 mod persistence;
 mod replicas;

@@ -1,0 +1,45 @@
+//! What the server tells the module about itself, and who wants to know.
+
+use std::ffi::{c_int, c_void};
+
+use super::api::{api, raw};
+use super::{background, guard, listeners};
+
+/// The events that are asked for. All are offered since Redis 7.0.
+const EVENTS: [u64; 5] = [
+    raw::REDISMODULE_EVENT_FORK_CHILD,
+    raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
+    raw::REDISMODULE_EVENT_REPLICA_CHANGE,
+    raw::REDISMODULE_EVENT_LOADING,
+    raw::REDISMODULE_EVENT_CONFIG,
+];
+
+/// The form of the events' data that every server since Redis 7.0 knows.
+const DATA_VERSION: u64 = 1;
+
+/// Asks for the events. False if the server does not know one of them.
+pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
+    let known = |id| {
+        let dataver = DATA_VERSION;
+        let event = raw::RedisModuleEvent { id, dataver };
+        // SAFETY: in OnLoad, with its context.
+        let done = unsafe { api!(RedisModule_SubscribeToServerEvent)(ctx, event, Some(happened)) };
+        done == raw::REDISMODULE_OK as c_int
+    };
+    EVENTS.into_iter().all(known)
+}
+
+unsafe extern "C" fn happened(
+    _: *mut raw::RedisModuleCtx,
+    event: raw::RedisModuleEvent,
+    _: u64,
+    _: *mut c_void,
+) {
+    // Before all else, and it cannot panic: to miss this is to lose data.
+    listeners::may_have_come();
+    guard::run(|| {
+        if event.id == raw::REDISMODULE_EVENT_CONFIG {
+            background::look_at_policy();
+        }
+    });
+}
