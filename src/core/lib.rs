@@ -38,6 +38,8 @@ pub mod model;
 pub mod record;
 pub mod refusal;
 #[cfg(feature = "engine")]
+pub mod restored;
+#[cfg(feature = "engine")]
 pub mod state;
 #[cfg(feature = "engine")]
 pub mod transcript;

@@ -64,6 +64,9 @@ needed! {
     RedisModule_DefragAlloc RedisModule_RegisterInfoFunc RedisModule_InfoAddSection
     RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldCString
     RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
+    RedisModule_GetKeyNameFromIO RedisModule_GetDbIdFromIO RedisModule_GetSelectedDb
+    RedisModule_FreeCallReply RedisModule_GetDetachedThreadSafeContext
+    RedisModule_SubscribeToServerEvent RedisModule_SubscribeToKeyspaceEvents
     RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
     RedisModule_ScanCursorRestart RedisModule_SelectDb

@@ -13,6 +13,7 @@ pub mod failpoint;
 pub mod guard;
 pub mod info;
 pub mod keys;
+pub mod lineage;
 pub mod load;
 pub mod log;
 pub mod metrics;

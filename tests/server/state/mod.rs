@@ -1,5 +1,6 @@
 //! What the state commands promise, on a live server.
 
+mod aba;
 mod acl;
 mod atomic;
 mod cluster;
@@ -9,6 +10,7 @@ mod limits;
 mod names;
 mod persistence;
 mod replicas;
+mod restore;
 mod transcripts;
 mod versions;
 
