@@ -7,6 +7,7 @@ mod cluster;
 mod docs;
 mod faults;
 mod limits;
+mod linear;
 mod names;
 mod persistence;
 mod replicas;
