@@ -136,6 +136,48 @@ pub fn check(ops: &[Op]) -> Result<Figures, (Wrong, String)> {
     Ok(figures)
 }
 
+/// Checks what holds even where acknowledged writes may be lost, as in a failover: no version has two
+/// contents, no content two versions, and versions rise with time.
+///
+/// # Errors
+/// What is wrong first, and where.
+pub fn check_versions(ops: &[Op]) -> Result<(), (Wrong, String)> {
+    let (mut contents, mut versions) = (HashMap::new(), HashMap::new());
+    let mut writes = vec![];
+    let mut given = BTreeSet::new();
+    for op in ops {
+        let (version, value) = match op.did {
+            Did::Wrote { version, value, .. } => {
+                if !given.insert(version) {
+                    return Err((Wrong::Reused, format!("{op:?}")));
+                }
+                writes.push((version, op.call, op.ret));
+                (version, value)
+            }
+            Did::Saw {
+                what: Some((version, value)),
+                ..
+            } => (version, Some(value)),
+            _ => continue,
+        };
+        let same_content = *contents.entry(version).or_insert(value) == value;
+        let same_version =
+            value.is_none_or(|value| *versions.entry(value).or_insert(version) == version);
+        if !same_content || !same_version {
+            return Err((Wrong::NeverWritten, format!("{op:?}")));
+        }
+    }
+    writes.sort_unstable();
+    let mut sent = 0;
+    for (version, call, ret) in writes {
+        if ret < sent {
+            return Err((Wrong::OutOfOrder, format!("version {version}")));
+        }
+        sent = sent.max(call);
+    }
+    Ok(())
+}
+
 /// How many of these were sent by then.
 fn sent_by(calls: &[u64], time: u64) -> usize {
     calls.partition_point(|call| *call <= time)

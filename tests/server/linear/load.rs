@@ -34,14 +34,20 @@ struct Shared {
     recent: AtomicI64,
 }
 
-/// One command that was sent.
+/// One command that is sent.
 #[derive(Clone, Copy)]
-enum Ask {
+pub enum Ask {
+    /// A read.
     Get,
+    /// A plain write.
     Set(u64),
+    /// A compare-and-set over a version.
     Cas(i64, u64),
+    /// The same, said otherwise.
     SetIf(i64, u64),
+    /// A deletion.
     Del,
+    /// A deletion of a version.
     DelIf(i64),
 }
 
@@ -87,38 +93,7 @@ impl Shared {
 
     fn ask(&self, random: &mut Random) -> Ask {
         let value = self.values.fetch_add(1, Relaxed) + 1;
-        let recent = self.recent.load(Relaxed);
-        let over = match random.below(10) {
-            0 => 0,
-            1 => (recent - 1).max(0),
-            _ => recent,
-        };
-        match random.below(100) {
-            0..30 => Ask::Get,
-            30..40 => Ask::Set(value),
-            40..85 => Ask::Cas(over, value),
-            85..92 => Ask::SetIf(over, value),
-            92..96 => Ask::DelIf(over),
-            _ => Ask::Del,
-        }
-    }
-
-    fn words(&self, ask: Ask) -> Vec<String> {
-        let mut words = match ask {
-            Ask::Get => vec!["MAOS.GET".into(), "WITHVERSION".into()],
-            Ask::Set(value) => vec!["MAOS.SET".into(), value.to_string()],
-            Ask::Cas(over, value) => vec!["MAOS.CAS".into(), over.to_string(), value.to_string()],
-            Ask::SetIf(over, value) => vec![
-                "MAOS.SET".into(),
-                value.to_string(),
-                "IFVERSION".into(),
-                over.to_string(),
-            ],
-            Ask::Del => vec!["MAOS.DEL".into()],
-            Ask::DelIf(over) => vec!["MAOS.DEL".into(), "IFVERSION".into(), over.to_string()],
-        };
-        words.insert(1, self.key.clone());
-        words
+        Ask::some(random, self.recent.load(Relaxed), value)
     }
 
     /// Several commands in one go, in one of the ways a client has, and their replies. With `cut` the
@@ -143,7 +118,7 @@ impl Shared {
             bytes.extend(Conn::encode(&["MULTI"]));
         }
         for ask in &asks {
-            let mut words = self.words(*ask);
+            let mut words = ask.words(&self.key);
             if way == 1 {
                 let mut lua = vec!["EVAL".into(), "return redis.call(unpack(ARGV))".into()];
                 lua.extend(["1".into(), self.key.clone()]);
@@ -159,32 +134,7 @@ impl Shared {
         let mut left = asks.iter();
         let outcome = self.send_and_read(conn, &bytes, call, way == 0, cut, random, &mut left, log);
         // What has no reply may have happened.
-        for ask in left {
-            let did = match *ask {
-                Ask::Get => continue,
-                Ask::Set(value) => Did::Maybe {
-                    value: Some(value),
-                    over: None,
-                },
-                Ask::Cas(over, value) | Ask::SetIf(over, value) => Did::Maybe {
-                    value: Some(value),
-                    over: Some(over),
-                },
-                Ask::Del => Did::Maybe {
-                    value: None,
-                    over: None,
-                },
-                Ask::DelIf(over) => Did::Maybe {
-                    value: None,
-                    over: Some(over),
-                },
-            };
-            log.push(Op {
-                call,
-                ret: NEVER,
-                did,
-            });
-        }
+        log.extend(left.filter_map(|ask| ask.unknown(call)));
         outcome
     }
 
@@ -231,6 +181,87 @@ impl Shared {
 
     /// Writes down what a reply says.
     fn note(&self, ask: Ask, reply: &Reply, call: u64, log: &mut Vec<Op>) {
+        let did = ask.did(reply);
+        if let Some(version) = did.version() {
+            self.recent.fetch_max(version, Relaxed);
+        }
+        log.push(Op {
+            call,
+            ret: self.now(),
+            did,
+        });
+    }
+}
+
+impl Did {
+    /// The version that was written or seen.
+    pub fn version(&self) -> Option<i64> {
+        match *self {
+            Did::Wrote { version, .. }
+            | Did::Saw {
+                what: Some((version, _)),
+                ..
+            } => Some(version),
+            _ => None,
+        }
+    }
+}
+
+impl Ask {
+    /// Some command of a client who has seen `recent`; `value` is one that nobody else writes.
+    pub fn some(random: &mut Random, recent: i64, value: u64) -> Ask {
+        let over = match random.below(10) {
+            0 => 0,
+            1 => (recent - 1).max(0),
+            _ => recent,
+        };
+        match random.below(100) {
+            0..30 => Ask::Get,
+            30..40 => Ask::Set(value),
+            40..85 => Ask::Cas(over, value),
+            85..92 => Ask::SetIf(over, value),
+            92..96 => Ask::DelIf(over),
+            _ => Ask::Del,
+        }
+    }
+
+    /// The command.
+    pub fn words(self, key: &str) -> Vec<String> {
+        let mut words = match self {
+            Ask::Get => vec!["MAOS.GET".into(), "WITHVERSION".into()],
+            Ask::Set(value) => vec!["MAOS.SET".into(), value.to_string()],
+            Ask::Cas(over, value) => vec!["MAOS.CAS".into(), over.to_string(), value.to_string()],
+            Ask::SetIf(over, value) => vec![
+                "MAOS.SET".into(),
+                value.to_string(),
+                "IFVERSION".into(),
+                over.to_string(),
+            ],
+            Ask::Del => vec!["MAOS.DEL".into()],
+            Ask::DelIf(over) => vec!["MAOS.DEL".into(), "IFVERSION".into(), over.to_string()],
+        };
+        words.insert(1, key.to_owned());
+        words
+    }
+
+    /// What it was if its reply never came; nothing if that does not matter.
+    pub fn unknown(self, call: u64) -> Option<Op> {
+        let (value, over) = match self {
+            Ask::Get => return None,
+            Ask::Set(value) => (Some(value), None),
+            Ask::Cas(over, value) | Ask::SetIf(over, value) => (Some(value), Some(over)),
+            Ask::Del => (None, None),
+            Ask::DelIf(over) => (None, Some(over)),
+        };
+        Some(Op {
+            call,
+            ret: NEVER,
+            did: Did::Maybe { value, over },
+        })
+    }
+
+    /// What it did, by its reply.
+    pub fn did(self, reply: &Reply) -> Did {
         let pair = |version: &Reply, value: &Reply| {
             (!value.is_nil()).then(|| (version.int(), value.text().parse().expect("our value")))
         };
@@ -249,7 +280,7 @@ impl Shared {
                 },
             }
         };
-        let did = match ask {
+        match self {
             Ask::Get if reply.is_nil() => Did::Saw {
                 what: None,
                 not: None,
@@ -273,19 +304,6 @@ impl Shared {
                 }
             }
             Ask::DelIf(over) => raced(None, over),
-        };
-        match did {
-            Did::Wrote { version, .. } => drop(self.recent.fetch_max(version, Relaxed)),
-            Did::Saw {
-                what: Some((version, _)),
-                ..
-            } => drop(self.recent.fetch_max(version, Relaxed)),
-            _ => {}
         }
-        log.push(Op {
-            call,
-            ret: self.now(),
-            did,
-        });
     }
 }

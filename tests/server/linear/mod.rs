@@ -13,7 +13,7 @@ pub mod check;
 pub mod load;
 pub mod proxy;
 pub mod search;
-mod tests;
+pub mod tests;
 
 /// When an operation did not return: it may happen at any time after it was sent, or never.
 pub const NEVER: u64 = u64::MAX;

@@ -8,6 +8,7 @@ mod docs;
 mod faults;
 mod limits;
 mod linear;
+mod moving;
 mod names;
 mod persistence;
 mod replicas;
