@@ -1,10 +1,12 @@
 //! What servers send to servers: decided changes, whole records. Refused from anyone else.
 
 use maos_core::codec::{v1, Damaged};
+use maos_core::restored::Restored;
 use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode};
+use crate::edge::lineage::Note;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
 use crate::edge::{guard, log, propagate};
@@ -54,7 +56,7 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
         }
-        node.observe(change.stamp, now_us());
+        node.obeyed(change.stamp, now_us());
         // SAFETY: the context of this call.
         unsafe { propagate::verbatim(call.ctx) };
     });
@@ -74,10 +76,28 @@ pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
     guard::applying(|| {
         key.put(record);
         key.signal();
-        node.observe(newest, now_us());
+        node.obeyed(newest, now_us());
         // SAFETY: the context of this call.
         unsafe { propagate::verbatim(call.ctx) };
     });
+    call.reply_int(1);
+    Ok(())
+}
+
+/// MAOS.RESTORED key was now
+pub fn restored(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    let restored = Restored::from_args(call.args[1], call.args[2])
+        .ok_or_else(|| damaged("a restored version", Damaged("no rising pair of stamps")))?;
+    let node = &mut *node();
+    node.note = Some(Note {
+        db: call.db(),
+        key: call.args[0].into(),
+        restored,
+    });
+    node.obeyed(restored.now, now_us());
+    // SAFETY: the context of this call.
+    unsafe { propagate::verbatim(call.ctx) };
     call.reply_int(1);
     Ok(())
 }

@@ -52,6 +52,7 @@ maos_core::for_each_command!(public);
 const INTERNAL: &[(&CommandSpec, Handler)] = &[
     handler!(&cmd::APPLY, internal::apply),
     handler!(&cmd::LOAD, internal::load),
+    handler!(&cmd::RESTORED, internal::restored),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

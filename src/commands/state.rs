@@ -1,8 +1,8 @@
 //! Reads and writes of state: parse, decide, apply, propagate, answer. What is decided, and why, is
 //! in the core.
 
-use maos_core::state::{Decision, Env, ReadCommand, WriteCommand};
 use maos_core::record::Record;
+use maos_core::state::{Decision, Env, ReadCommand, WriteCommand};
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
 use maos_core::Refusal;

@@ -144,7 +144,10 @@ impl Group {
     /// Compresses what has not been looked at. The bytes of values looked at, and how many were
     /// compressed.
     fn pack(&mut self, min: usize) -> (usize, usize) {
-        let lens = self.iter().skip(self.settled as usize).map(Version::value_len);
+        let lens = self
+            .iter()
+            .skip(self.settled as usize)
+            .map(Version::value_len);
         let (looked_at, longest) = lens.fold((0, 0), |(sum, max), len| (sum + len, len.max(max)));
         let done = match longest >= min {
             true => self.pack_now(min),
@@ -254,8 +257,7 @@ impl History {
         let older = self.older.as_ref().map_or(0, |o| {
             size_of::<VecDeque<Group>>() + o.capacity() * size_of::<Group>()
         });
-        older + self.bytes + self.len() * HEAD + self.tail.bytes.capacity()
-            - self.tail.bytes.len()
+        older + self.bytes + self.len() * HEAD + self.tail.bytes.capacity() - self.tail.bytes.len()
     }
 
     /// How many allocations hold them.

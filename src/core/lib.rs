@@ -30,9 +30,9 @@ pub mod clock;
 #[cfg(feature = "engine")]
 pub mod codec;
 pub mod config;
-pub mod ids;
 #[cfg(feature = "engine")]
 mod history;
+pub mod ids;
 #[cfg(feature = "engine")]
 pub mod json;
 #[cfg(feature = "engine")]
@@ -40,6 +40,8 @@ pub mod model;
 #[cfg(feature = "engine")]
 pub mod record;
 pub mod refusal;
+#[cfg(feature = "engine")]
+pub mod restored;
 #[cfg(feature = "engine")]
 pub mod state;
 #[cfg(feature = "engine")]

@@ -101,7 +101,10 @@ impl Model {
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
-        let who = self.interner.get(&self.author, request.options().by).clone();
+        let who = self
+            .interner
+            .get(&self.author, request.options().by)
+            .clone();
         let places = C::SPEC.keys.positions(args);
         let records: Vec<_> = places
             .map(|at| self.keys.get(args[at]).map(|h| &h.record))

@@ -123,8 +123,7 @@ fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
 
 #[cold]
 fn too_long(len: usize, max: usize) -> Refusal {
-    let text =
-        format!("the value has {len} bytes, at most {max} are taken (maos.value-max-bytes)");
+    let text = format!("the value has {len} bytes, at most {max} are taken (maos.value-max-bytes)");
     Refusal::new(Code::TooBig, text)
 }
 

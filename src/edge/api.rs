@@ -76,6 +76,9 @@ needed! {
     RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldCString
     RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
     RedisModule_ServerInfoGetFieldUnsigned RedisModule_SubscribeToServerEvent
+    RedisModule_GetKeyNameFromIO RedisModule_GetDbIdFromIO RedisModule_GetSelectedDb
+    RedisModule_FreeCallReply RedisModule_GetDetachedThreadSafeContext
+    RedisModule_SubscribeToKeyspaceEvents
     RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
     RedisModule_ScanCursorRestart RedisModule_SelectDb

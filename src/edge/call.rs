@@ -215,6 +215,12 @@ impl Call<'_> {
         answer.is_null() && reason == Some(ENOENT)
     }
 
+    /// The database that is selected.
+    pub fn db(&self) -> c_int {
+        // SAFETY: the context of this call.
+        unsafe { api!(RedisModule_GetSelectedDb)(self.ctx) }
+    }
+
     /// True if the call comes from where it must be obeyed: a master, the AOF.
     pub fn must_obey(&self) -> bool {
         let from = raw::REDISMODULE_CTX_FLAGS_REPLICATED

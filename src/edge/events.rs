@@ -3,15 +3,17 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, guard, listeners};
+use super::{background, guard, lineage, listeners};
 
 /// The events that are asked for. All are offered since Redis 7.0.
-const EVENTS: [u64; 5] = [
+const EVENTS: [u64; 7] = [
     raw::REDISMODULE_EVENT_FORK_CHILD,
     raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
     raw::REDISMODULE_EVENT_REPLICA_CHANGE,
     raw::REDISMODULE_EVENT_LOADING,
     raw::REDISMODULE_EVENT_CONFIG,
+    raw::REDISMODULE_EVENT_FLUSHDB,
+    raw::REDISMODULE_EVENT_SWAPDB,
 ];
 
 /// The form of the events' data that every server since Redis 7.0 knows.
@@ -35,11 +37,13 @@ unsafe extern "C" fn happened(
     _: u64,
     _: *mut c_void,
 ) {
-    // Before all else, and it cannot panic: to miss this is to lose data.
+    // Before all else, and it cannot panic: to miss this is to lose data. Some that bring no listener
+    // are not told apart.
     listeners::may_have_come();
-    guard::run(|| {
-        if event.id == raw::REDISMODULE_EVENT_CONFIG {
-            background::look_at_policy();
-        }
+    guard::run(|| match event.id {
+        raw::REDISMODULE_EVENT_CONFIG => background::look_at_policy(),
+        raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
+        raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => lineage::replaced(false),
+        _ => {}
     });
 }

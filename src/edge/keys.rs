@@ -19,6 +19,8 @@ pub enum Mode {
     Read,
     /// To read and write.
     Write,
+    /// To read, as if nobody had: it does not count as a use.
+    Look,
 }
 
 /// An open key of our type, or of none. Closed when it goes.
@@ -48,6 +50,7 @@ impl<'c> Key<'c> {
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
+            Mode::Look => raw::REDISMODULE_READ | raw::REDISMODULE_OPEN_KEY_NOTOUCH,
         };
         // SAFETY: by the caller; the handle is used until `drop` closes it.
         let handle = unsafe { api!(RedisModule_OpenKey)(ctx, name, mode as _) };

@@ -14,6 +14,7 @@ pub mod failpoint;
 pub mod guard;
 pub mod info;
 pub mod keys;
+pub mod lineage;
 pub mod listeners;
 pub mod load;
 pub mod log;

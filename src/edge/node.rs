@@ -10,6 +10,7 @@ use maos_core::config::Limits;
 use maos_core::{Interner, Stamp};
 
 use super::call::Users;
+use super::lineage::{self, Note};
 use super::metrics::METRICS;
 use super::{config, log};
 
@@ -29,6 +30,11 @@ pub struct Node {
     pub users: Users,
     /// A buffer for encodings, kept so that it need not grow each time.
     pub scratch: Vec<u8>,
+    /// What was decided here about the RESTORE in progress, until it is sent.
+    pub decided: Option<Note>,
+    /// What a master decided about the RESTORE that comes next. At most one, and only between two
+    /// commands that travel together.
+    pub note: Option<Note>,
     warned_ahead: bool,
 }
 
@@ -88,12 +94,19 @@ impl Node {
 
     /// Takes note of a commit's stamp; `offered` is what [`next_stamp`](Node::next_stamp) gave for it.
     pub fn committed(&mut self, stamp: Stamp, offered: Stamp, now_us: u64) {
+        lineage::raise(stamp);
         if stamp == offered {
             self.clock.made(stamp, now_us, steady_us);
         } else {
             // Over a version from too far ahead.
             self.observe(stamp, now_us);
         }
+    }
+
+    /// Takes note of a stamp that a master, the AOF or a data set brought.
+    pub fn obeyed(&mut self, stamp: Stamp, now_us: u64) {
+        lineage::raise(stamp);
+        self.observe(stamp, now_us);
     }
 
     /// Takes note of a stamp loaded or replicated. One too far ahead is counted and said once.

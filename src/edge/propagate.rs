@@ -8,12 +8,14 @@ use std::ffi::{c_char, CStr};
 
 use maos_core::change::Change;
 use maos_core::codec::v1;
+use maos_core::restored::Restored;
 use smallvec::SmallVec;
 
 use super::api::{api, raw};
 use super::listeners;
 
 const APPLY: &CStr = c"MAOS.APPLY";
+const RESTORED: &CStr = c"MAOS.RESTORED";
 
 /// Strings of the server, and for each its bytes.
 #[derive(Clone, Copy)]
@@ -86,6 +88,40 @@ pub unsafe fn commit(
             true => change(ctx, known, decided, scratch),
             false => verbatim(ctx),
         }
+    }
+}
+
+/// Replicates what was decided about the RESTORE in progress; it goes ahead of it, in one transaction.
+/// `ctx` is the module's own.
+pub fn restored(ctx: *mut raw::RedisModuleCtx, key: &[u8], restored: Restored) {
+    let [was, now] = restored.args();
+    // SAFETY: the format says what follows: three times bytes with their length.
+    unsafe {
+        api!(RedisModule_Replicate)(
+            ctx,
+            RESTORED.as_ptr(),
+            c"bbb".as_ptr(),
+            key.as_ptr().cast::<c_char>(),
+            key.len(),
+            was.as_ptr().cast::<c_char>(),
+            was.len(),
+            now.as_ptr().cast::<c_char>(),
+            now.len(),
+        );
+    }
+}
+
+/// Replicates that a key is not there. `ctx` is the module's own.
+pub fn unlink(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
+    // SAFETY: the format says what follows: bytes with their length.
+    unsafe {
+        api!(RedisModule_Replicate)(
+            ctx,
+            c"UNLINK".as_ptr(),
+            c"b".as_ptr(),
+            key.as_ptr().cast::<c_char>(),
+            key.len(),
+        );
     }
 }
 

@@ -8,6 +8,7 @@ use maos_core::record::Record;
 use super::{boxed, unboxed};
 use crate::edge::api::{api, raw};
 use crate::edge::guard;
+use crate::edge::lineage;
 use crate::edge::metrics::METRICS;
 
 /// The record of a value.
@@ -93,12 +94,17 @@ pub unsafe extern "C" fn free_effort(
     guard::run(|| unsafe { record(value) }.allocations()).unwrap_or(1)
 }
 
-/// A key with this value has been removed.
+/// A key with this value has been removed, or gets another. On the main thread: what takes long is freed
+/// elsewhere, later.
 ///
 /// # Safety
 /// Called by the server.
-pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, _: *const c_void) {
-    METRICS.unlinked.one();
+pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+    guard::run(|| {
+        METRICS.unlinked.one();
+        // SAFETY: the server gives a value of our type.
+        lineage::raise(unsafe { record(value) }.current().stamp());
+    });
 }
 
 /// # Safety

@@ -5,6 +5,7 @@
 
 mod hooks;
 mod rdb;
+mod restore;
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};

@@ -8,7 +8,7 @@ use maos_core::config::UNPACKED_MAX;
 use maos_core::record::Record;
 use maos_core::Stamp;
 
-use super::boxed;
+use super::{boxed, restore};
 use crate::edge::api::{api, raw};
 use crate::edge::call::flags;
 use crate::edge::metrics::METRICS;
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
                 // The payload is cut: the server knows, and reports it.
                 return ptr::null_mut();
             }
-            let record = decode(slice::from_raw_parts(bytes.cast(), len), &mut node());
+            let record = record(io, slice::from_raw_parts(bytes.cast(), len));
             api!(RedisModule_Free)(bytes.cast());
             match record {
                 Ok(record) => boxed(record),
@@ -62,19 +62,35 @@ pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
     .unwrap_or(ptr::null_mut())
 }
 
-/// What comes from a file or a master was bounded when it was written, and is taken whole: refusing
-/// a record there would cost the user everything. What a client RESTOREs is held to the settings,
-/// and to a clock that is not far ahead of ours.
-fn decode(bytes: &[u8], node: &mut Node) -> Result<Record, Damaged> {
+/// # Safety
+/// `io` must be the server's, in its callback.
+unsafe fn record(io: *mut raw::RedisModuleIO, bytes: &[u8]) -> Result<Record, Damaged> {
     let server = flags(ptr::null_mut());
     let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
     let from_client = server & raw::REDISMODULE_CTX_FLAGS_MASTER != 0 && server & loading == 0;
+    let mut record = decode(bytes, from_client, &mut node())?;
+    // SAFETY: by the caller.
+    unsafe {
+        if !restore::obey(io, &mut record) && from_client {
+            restore::decide(io, &mut record)?;
+        }
+    }
+    Ok(record)
+}
+
+/// What comes from a file or a master was bounded when it was written, and is taken whole: refusing
+/// a record there would cost the user everything. What a client RESTOREs is held to the settings,
+/// and to a clock that is not far ahead of ours.
+fn decode(bytes: &[u8], from_client: bool, node: &mut Node) -> Result<Record, Damaged> {
     let now = now_us();
     let bounds = match from_client {
         false => v1::Bounds::HARD,
         true => v1::Bounds {
             value_max: node.limits.value_max,
-            newest: Stamp::MAX.min(Stamp(now.saturating_add(node.limits.drift_us))),
+            // What this node has seen before is nothing new, whatever its wall clock says now.
+            newest: Stamp(now.saturating_add(node.limits.drift_us))
+                .max(node.clock.last())
+                .min(Stamp::MAX),
             unpacked_max: UNPACKED_MAX,
         },
     };
@@ -82,7 +98,11 @@ fn decode(bytes: &[u8], node: &mut Node) -> Result<Record, Damaged> {
         // The writers of a refused record are nobody's.
         node.interner.sweep();
     })?;
-    node.observe(record.current().stamp(), now);
+    // What a client brings is no stamp of this node's own past.
+    match from_client {
+        true => node.observe(record.current().stamp(), now),
+        false => node.obeyed(record.current().stamp(), now),
+    }
     Ok(record)
 }
 

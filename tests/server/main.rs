@@ -2,4 +2,5 @@
 
 mod harness;
 mod harness_test;
+mod linear;
 mod state;

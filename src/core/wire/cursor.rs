@@ -219,7 +219,10 @@ fn parse_version(arg: &[u8]) -> Option<i64> {
     };
     match arg.len() {
         1..=15 => arg.iter().try_fold(0, plain),
-        16 => arg.iter().try_fold(0, plain).filter(|n| n.unsigned_abs() <= Stamp::MAX.0),
+        16 => arg
+            .iter()
+            .try_fold(0, plain)
+            .filter(|n| n.unsigned_abs() <= Stamp::MAX.0),
         _ => None,
     }
     .or_else(|| parse_other_version(arg))

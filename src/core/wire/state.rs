@@ -1215,6 +1215,28 @@ pub const APPLY: CommandSpec = CommandSpec {
     internal: true,
 };
 
+/// MAOS.RESTORED key was now: the version that the RESTORE that follows puts on top of its payload.
+pub const RESTORED: CommandSpec = CommandSpec {
+    name: "MAOS.RESTORED",
+    summary: "Says which version the RESTORE that follows gets; for replicas and the AOF only",
+    complexity: "O(1)",
+    since: "0.1.0",
+    arity: 4,
+    flags: "write",
+    acl: "write dangerous admin",
+    keys: Keys::One(Access::Write),
+    args: &[
+        KEY,
+        Arg::new("was", ArgKind::Name(20)),
+        Arg::new("now", ArgKind::Name(20)),
+    ],
+    options: &[],
+    reply: "1.",
+    refusals: &[],
+    examples: "",
+    internal: true,
+};
+
 /// MAOS.LOAD key record: a whole record, in a rewritten AOF.
 pub const LOAD: CommandSpec = CommandSpec {
     name: "MAOS.LOAD",

@@ -103,6 +103,11 @@ impl Conn {
         sent.expect("the server takes our bytes");
     }
 
+    /// Sends bytes as they are, for tests in which the connection may fail.
+    pub fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
     /// A command as it is sent.
     pub fn encode(args: &[impl AsRef<[u8]>]) -> Vec<u8> {
         encode(args)

@@ -2,7 +2,7 @@
 
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::spec::{Arg, ArgKind, CommandSpec, Keys};
-use maos_core::wire::state::{APPLY, LOAD};
+use maos_core::wire::state::{APPLY, LOAD, RESTORED};
 
 use crate::harness::*;
 
@@ -18,7 +18,7 @@ fn texts(reply: &Reply) -> Vec<String> {
 fn command_info_equals_the_table() {
     let server = Server::start();
     let conn = &mut server.conn();
-    for s in COMMANDS.iter().copied().chain([&APPLY, &LOAD]) {
+    for s in COMMANDS.iter().copied().chain([&APPLY, &LOAD, &RESTORED]) {
         let reply = cmd!(conn, "COMMAND", "INFO", s.name);
         let info = reply.array()[0].array();
         assert_eq!(info[1].int(), i64::from(s.arity), "{}: arity", s.name);

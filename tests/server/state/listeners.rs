@@ -159,7 +159,9 @@ fn a_change_that_is_not_told_counts_for_saving() {
     let conn = &mut server.conn();
     let unsaved = |conn: &mut Conn| -> i64 {
         let info = conn.info("persistence");
-        info["rdb_changes_since_last_save"].parse().expect("a number")
+        info["rdb_changes_since_last_save"]
+            .parse()
+            .expect("a number")
     };
     conn.run("SAVE").ok();
     conn.run("MAOS.SET k v").int();

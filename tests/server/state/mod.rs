@@ -1,15 +1,19 @@
 //! What the state commands promise, on a live server.
 
+mod aba;
 mod acl;
 mod atomic;
 mod cluster;
 mod docs;
 mod faults;
 mod limits;
+mod linear;
 mod listeners;
+mod moving;
 mod names;
 mod persistence;
 mod replicas;
+mod restore;
 mod transcripts;
 mod versions;
 

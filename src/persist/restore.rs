@@ -1,0 +1,109 @@
+//! RESTORE: what a client brings back must not bring an old version back with it.
+//!
+//! A payload whose current version this node may have given to the key before gets one more on top, with
+//! the same value. The old ones stay readable, and every compare-and-set that names them loses.
+
+use maos_core::codec::Damaged;
+use maos_core::record::Record;
+use maos_core::restored::Restored;
+use maos_core::Stamp;
+
+use crate::edge::api::{api, raw};
+use crate::edge::call::{bytes_of, flags};
+use crate::edge::keys::{Key, Mode};
+use crate::edge::lineage::{self, Name, Note};
+use crate::edge::node::{node, now_us};
+
+/// The key that is loaded, and its database. `None` if another module loads a value for itself.
+///
+/// # Safety
+/// `io` must be the server's, in its callback, which the bytes do not outlive.
+unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])> {
+    // SAFETY: by the caller.
+    unsafe {
+        let name = api!(RedisModule_GetKeyNameFromIO)(io);
+        (!name.is_null()).then(|| (api!(RedisModule_GetDbIdFromIO)(io), bytes_of(name)))
+    }
+}
+
+/// Looks at what a client RESTOREs on a master.
+///
+/// # Errors
+/// If no stamp is left above it.
+///
+/// # Safety
+/// `io` must be the server's, in its callback.
+pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result<(), Damaged> {
+    // SAFETY: by the caller.
+    let (Some(live), Some((db, key))) = (record.live(), unsafe { place(io) }) else {
+        return Ok(());
+    };
+    let was = live.stamp();
+    if !may_have_seen(db, key, was, record) || is_imported(db, key) {
+        return Ok(());
+    }
+    let node = &mut *node();
+    let now_us = now_us();
+    let now = node.next_stamp(now_us);
+    if now > Stamp::MAX {
+        return Err(Damaged("no version is left above its own"));
+    }
+    let restored = Restored { was, now };
+    restored.apply(record);
+    node.committed(now, now, now_us);
+    let key = key.into();
+    lineage::announce(Note { db, key, restored }, node);
+    Ok(())
+}
+
+/// Does with a record that a master, the AOF or the node that a slot comes from RESTOREs what was decided
+/// about it there. False if nothing was.
+///
+/// # Safety
+/// `io` must be the server's, in its callback.
+pub unsafe fn obey(io: *mut raw::RedisModuleIO, record: &mut Record) -> bool {
+    let node = &mut *node();
+    node.decided = None;
+    // Whatever is loaded next: a decision is about that, or about nothing.
+    let Some(note) = node.note.take() else {
+        return false;
+    };
+    // SAFETY: by the caller.
+    let place = unsafe { place(io) };
+    place == Some((note.db, &note.key)) && note.restored.apply(record)
+}
+
+/// Whether this version may have been given to the key before, with another value. A record that
+/// the key holds already may come again.
+fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
+    let ctx = lineage::context(db);
+    let name = Name::new(ctx, key);
+    // SAFETY: the context and the string outlive the key, which nobody else has open.
+    let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
+    let held = held.as_ref().ok().and_then(Key::record);
+    match held {
+        Some(held) if held == record => false,
+        Some(held) if was <= held.current().stamp() => true,
+        _ => was <= lineage::floor(),
+    }
+}
+
+/// Whether the key's slot is another node's, from which the key comes: its versions go on here.
+/// Asked by having the server look at the key: for a slot that is not ours it refuses before.
+fn is_imported(db: i32, key: &[u8]) -> bool {
+    if flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
+        return false;
+    }
+    let ctx = lineage::context(db);
+    let name = Name::new(ctx, key);
+    // SAFETY: the format says that a string follows; the reply is freed.
+    unsafe {
+        let (command, format) = (c"EXISTS".as_ptr(), c"s".as_ptr());
+        let reply = api!(RedisModule_Call)(ctx, command, format, name.string);
+        if reply.is_null() {
+            return true;
+        }
+        api!(RedisModule_FreeCallReply)(reply);
+    }
+    false
+}

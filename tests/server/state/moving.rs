@@ -1,0 +1,363 @@
+//! Slots that move, and masters that fail, while many write: what the clients saw of each key is the work
+//! of one register, or, after a failover, at least no version of two contents.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::metric;
+use crate::harness::*;
+use crate::linear::check::{check, check_versions, Wrong};
+use crate::linear::load::Ask;
+use crate::linear::tests::Random;
+use crate::linear::{Did, Op, NEVER};
+
+/// All in one slot.
+const KEYS: usize = 6;
+const WRITERS: u64 = 4;
+
+fn key(n: usize) -> String {
+    format!("{{m}}{n}")
+}
+
+/// How many times a slot is moved: `MAOS_TEST_MOVES`, or a few.
+fn moves() -> usize {
+    let asked = std::env::var("MAOS_TEST_MOVES").ok();
+    asked.map_or(3, |n| n.parse().expect("MAOS_TEST_MOVES is a number"))
+}
+
+/// Writers that find their way, and what they wrote down.
+struct Load {
+    ports: Vec<u16>,
+    start: Instant,
+    stop: AtomicBool,
+    made: AtomicU64,
+    values: AtomicU64,
+    recent: [AtomicI64; KEYS],
+}
+
+impl Load {
+    fn new(cluster: &Cluster) -> Load {
+        Load {
+            ports: cluster.nodes.iter().map(Server::port).collect(),
+            start: Instant::now(),
+            stop: AtomicBool::new(false),
+            made: AtomicU64::new(0),
+            values: AtomicU64::new(0),
+            recent: Default::default(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+    }
+
+    /// Runs writers while `then` runs; gives what they saw of each key, read once more at the end.
+    fn run(&self, then: impl FnOnce()) -> Vec<Vec<Op>> {
+        // Also if the test fails meanwhile.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let mut all = vec![vec![]; KEYS];
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|n| scope.spawn(move || self.writer(n)))
+                .collect();
+            {
+                let _stop = Stop(&self.stop);
+                self.some_work();
+                then();
+                self.some_work();
+            }
+            for writer in writers {
+                for (n, op) in writer.join().expect("a writer") {
+                    all[n].push(op);
+                }
+            }
+        });
+        let mut way = Way::new(&self.ports);
+        for (n, log) in all.iter_mut().enumerate() {
+            self.one(&mut way, n, Ask::Get, |_, op| log.push(op));
+        }
+        all
+    }
+
+    /// Waits until the writers have got something done.
+    fn some_work(&self) {
+        let goal = self.made.load(Relaxed) + 1_000;
+        eventually(PATIENCE, "the writers go on", || {
+            self.made.load(Relaxed) >= goal
+        });
+    }
+
+    fn writer(&self, n: u64) -> Vec<(usize, Op)> {
+        let random = &mut Random(n * 104_729 + 17);
+        let mut way = Way::new(&self.ports);
+        let mut log = vec![];
+        while !self.stop.load(Relaxed) {
+            let n = random.below(KEYS as u64) as usize;
+            let value = self.values.fetch_add(1, Relaxed) + 1;
+            let ask = Ask::some(random, self.recent[n].load(Relaxed), value);
+            self.one(&mut way, n, ask, |n, op| log.push((n, op)));
+        }
+        log
+    }
+
+    fn one(&self, way: &mut Way, n: usize, ask: Ask, mut log: impl FnMut(usize, Op)) {
+        let call = self.now();
+        match way.send(&ask.words(&key(n))) {
+            Ok(reply) => {
+                let did = ask.did(&reply);
+                if let Some(version) = did.version() {
+                    self.recent[n].fetch_max(version, Relaxed);
+                }
+                let ret = self.now();
+                log(n, Op { call, ret, did });
+                self.made.fetch_add(1, Relaxed);
+            }
+            Err(_) => {
+                if let Some(op) = ask.unknown(call) {
+                    log(n, op);
+                }
+            }
+        }
+    }
+}
+
+/// One client's way to the slot.
+struct Way {
+    ports: Vec<u16>,
+    at: usize,
+    conns: HashMap<u16, Conn>,
+}
+
+impl Way {
+    fn new(ports: &[u16]) -> Way {
+        Way {
+            ports: ports.to_vec(),
+            at: 0,
+            conns: HashMap::new(),
+        }
+    }
+
+    /// Follows MOVED and ASK, and tries again where that is what the server says. An error leaves unknown
+    /// what became of the command.
+    fn send(&mut self, words: &[String]) -> io::Result<Reply> {
+        let start = Instant::now();
+        let mut asking = false;
+        let mut port = self.ports[self.at];
+        while start.elapsed() < PATIENCE {
+            let reply = match self.try_once(port, asking, words) {
+                Ok(reply) => reply,
+                Err((sent, error)) => {
+                    self.conns.remove(&port);
+                    if sent {
+                        self.next();
+                        return Err(error);
+                    }
+                    port = self.next();
+                    asking = false;
+                    thread::yield_now();
+                    continue;
+                }
+            };
+            if let Some(redirect) = Redirect::of(&reply) {
+                asking = redirect.ask;
+                port = redirect.port;
+                if !asking {
+                    self.at = self.ports.iter().position(|p| *p == port).unwrap_or(0);
+                }
+                continue;
+            }
+            if !reply.is_err() {
+                return Ok(reply);
+            }
+            match reply.code() {
+                // Not carried out: the keys are in two places, or nobody knows who serves them.
+                "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => {
+                    asking = false;
+                    port = self.ports[self.at];
+                    thread::yield_now();
+                }
+                _ => panic!("{words:?}: {reply}"),
+            }
+        }
+        panic!("{words:?}: no way found");
+    }
+
+    fn next(&mut self) -> u16 {
+        self.at = (self.at + 1) % self.ports.len();
+        self.ports[self.at]
+    }
+
+    fn try_once(
+        &mut self,
+        port: u16,
+        asking: bool,
+        words: &[String],
+    ) -> Result<Reply, (bool, io::Error)> {
+        let conn = match self.conns.entry(port) {
+            std::collections::hash_map::Entry::Occupied(conn) => conn.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let mut conn = Conn::try_open(port).map_err(|e| (false, e))?;
+                conn.set_timeout(Duration::from_secs(10));
+                place.insert(conn)
+            }
+        };
+        let mut bytes = vec![];
+        if asking {
+            bytes.extend(Conn::encode(&["ASKING"]));
+        }
+        bytes.extend(Conn::encode(words));
+        conn.try_send_raw(&bytes).map_err(|e| (true, e))?;
+        if asking {
+            conn.try_recv().map_err(|e| (true, e))?;
+        }
+        conn.try_recv().map_err(|e| (true, e))
+    }
+}
+
+/// Every node has a past of its own: what comes to it is older than what it has written.
+fn give_all_a_past(cluster: &Cluster) {
+    let mut client = cluster.client();
+    for n in 0..30 {
+        let key = format!("past:{n}");
+        client.cmd(&key, &["MAOS.SET", &key, "v"]).int();
+    }
+}
+
+fn other_master<'a>(cluster: &'a Cluster, not: &Server, round: usize) -> &'a Server {
+    let others: Vec<_> = (0..3)
+        .map(|n| cluster.master(n))
+        .filter(|m| m.port() != not.port())
+        .collect();
+    others[round % 2]
+}
+
+#[track_caller]
+fn one_register_each(logs: &[Vec<Op>]) {
+    for (n, log) in logs.iter().enumerate() {
+        match check(log) {
+            Ok(figures) => println!("{}: {figures:?}", key(n)),
+            Err((wrong, what)) => panic!("{}: {wrong:?}: {what}", key(n)),
+        }
+    }
+}
+
+fn nothing_was_damaged(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        assert_eq!(metric(&mut node.conn(), "damaged"), 0);
+        assert_eq!(metric(&mut node.conn(), "panics"), 0);
+    }
+}
+
+#[test]
+fn a_slot_that_moves_under_load_loses_and_repeats_nothing() {
+    let cluster = Cluster::start(3, 0);
+    let slot = slot_of(key(0).as_bytes());
+    let load = Load::new(&cluster);
+    let logs = load.run(|| {
+        for round in 0..moves() {
+            give_all_a_past(&cluster);
+            let from = cluster.node_for(key(0));
+            cluster.move_slot(slot, other_master(&cluster, from, round));
+            load.some_work();
+        }
+    });
+    one_register_each(&logs);
+    nothing_was_damaged(&cluster);
+}
+
+#[test]
+fn an_atomic_migration_under_load_loses_and_repeats_nothing() {
+    let cluster = Cluster::start(3, 0);
+    let slot = slot_of(key(0).as_bytes());
+    let mut skipped = false;
+    let load = Load::new(&cluster);
+    let logs = load.run(|| {
+        for round in 0..moves() {
+            give_all_a_past(&cluster);
+            let from = cluster.node_for(key(0));
+            let to = other_master(&cluster, from, round);
+            let id = to.conn().run("CLUSTER MYID").text().to_string();
+            let line = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
+            let reply = from.conn().run(&line);
+            if reply.is_err() && reply.err().contains("nknown subcommand") {
+                skipped = true;
+                return;
+            }
+            reply.ok();
+            eventually(PATIENCE, "the slot has moved", || {
+                cluster.nodes.iter().all(|node| {
+                    let reply = cmd!(node.conn(), "MAOS.GET", key(0));
+                    match Redirect::of(&reply) {
+                        Some(redirect) => redirect.port == to.port(),
+                        None => node.port() == to.port(),
+                    }
+                })
+            });
+            load.some_work();
+        }
+    });
+    if skipped {
+        println!("skipped: this server has no atomic slot migration");
+        return;
+    }
+    one_register_each(&logs);
+    nothing_was_damaged(&cluster);
+}
+
+#[test]
+fn a_failover_under_load_gives_no_version_two_contents() {
+    let mut cluster = Cluster::start(3, 1);
+    let load = Load::new(&cluster);
+    let master = cluster.node_for(key(0)).port();
+    let first = cluster.nodes.iter().position(|n| n.port() == master);
+    let first = first.expect("a node");
+    let heir = cluster.replicas_of(first).next().expect("a replica").port();
+    let logs = load.run(|| {
+        cluster.nodes[first].kill();
+        eventually(PATIENCE, "the replica has taken over", || {
+            let mut conn = Conn::open(heir);
+            conn.run("ROLE").array()[0].text() == "master"
+                && !cmd!(conn, "MAOS.GET", key(0)).is_err()
+        });
+        load.some_work();
+        cluster.nodes[first].start_again();
+        eventually(PATIENCE, "the old master follows", || {
+            let info = cluster.nodes[first].conn().info("replication");
+            info.get("master_link_status").is_some_and(|s| s == "up")
+        });
+    });
+    for (n, log) in logs.iter().enumerate() {
+        if let Err((wrong, what)) = check_versions(log) {
+            panic!("{}: {wrong:?}: {what}", key(n));
+        }
+        // What was acknowledged may be lost; that is all that may be.
+        if let Err((wrong, what)) = check(log) {
+            println!("{}: {wrong:?}: {what}", key(n));
+            assert!(
+                !matches!(wrong, Wrong::Reused | Wrong::NeverWritten),
+                "{what}"
+            );
+        }
+        let unknown = log.iter().filter(|op| matches!(op.did, Did::Maybe { .. }));
+        println!(
+            "{}: {} operations, {} unknown",
+            key(n),
+            log.len(),
+            unknown.count()
+        );
+    }
+    let heir = cluster.node_at(heir);
+    wait_synced(heir, &cluster.nodes[first]);
+    for n in 0..KEYS {
+        let there = digest(&mut heir.conn(), key(n));
+        assert_eq!(digest(&mut cluster.nodes[first].conn(), key(n)), there);
+    }
+}
