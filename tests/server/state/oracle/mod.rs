@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use maos_core::generate::Generator;
 use maos_core::model::Model;
+use maos_core::transcript;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{CommandSpec, Value};
 
@@ -29,7 +30,6 @@ type Words = Vec<Vec<u8>>;
 const LIMITS: &[(&str, &str)] = &[
     ("maos.value-max-bytes", "4000"),
     ("maos.history-max-versions", "20"),
-    ("maos.history-max-bytes", "20000"),
 ];
 
 /// How many requests are sent each way.
@@ -85,7 +85,7 @@ pub struct Oracle {
     pub generator: Generator,
     /// Whether `bytes` of a FULL reply is compared: not where a node has loaded or compressed what it
     /// holds, for then it holds the same in other room.
-    pub exact_bytes: bool,
+    exact_bytes: bool,
     seed: u64,
     asked: usize,
     recent: VecDeque<String>,
@@ -93,26 +93,43 @@ pub struct Oracle {
 
 impl Oracle {
     /// An oracle of a new seed, or of `MAOS_TEST_SEED`; prints which when it fails.
-    pub fn new() -> Oracle {
+    fn new() -> Oracle {
         let seed = number("MAOS_TEST_SEED").unwrap_or_else(now_us);
         let mut model = Model::at(now_us());
         model.limits.value_max = 4000;
         model.limits.history_versions = 20;
-        model.limits.history_bytes = 20_000;
         Oracle {
             model,
             generator: Generator::new(seed),
-            exact_bytes: true,
+            exact_bytes: false,
             seed,
             asked: 0,
             recent: VecDeque::new(),
         }
     }
 
-    /// A server for it, and it, a key of another type included.
+    /// A server and its oracle. The node does nothing by itself, so that all it holds is foreseen.
     pub fn start(lines: &[(&str, &str)]) -> (Server, Oracle) {
-        let still = [("maos.background-effort-us", "0")];
-        let server = Setup::new().with(LIMITS).with(&still).with(lines).start();
+        let (server, mut oracle) = Oracle::beside(&[
+            lines,
+            &[
+                ("maos.background-effort-us", "0"),
+                ("maos.history-max-bytes", "20000"),
+            ],
+        ]);
+        oracle.model.limits.history_bytes = 20_000;
+        oracle.exact_bytes = true;
+        (server, oracle)
+    }
+
+    /// A server and its oracle. The node compresses what it holds beside the traffic: how many bytes
+    /// that takes is not foreseen, and limits no history.
+    pub fn busy(lines: &[(&str, &str)]) -> (Server, Oracle) {
+        Oracle::beside(&[lines, &[("maos.background-effort-us", "20000")]])
+    }
+
+    fn beside(lines: &[&[(&str, &str)]]) -> (Server, Oracle) {
+        let server = Setup::new().with(LIMITS).with(&lines.concat()).start();
         let mut oracle = Oracle::new();
         let other = b"{o}:other".to_vec();
         cmd!(server.conn(), "SET", other, "plain").ok();
@@ -484,7 +501,7 @@ fn show(request: &[Vec<u8>]) -> String {
 }
 
 fn show_outcome(outcome: &Result<Value, String>) -> String {
-    let text = format!("{outcome:?}");
+    let text = transcript::show(outcome);
     let end = text
         .char_indices()
         .nth(600)

@@ -4,13 +4,9 @@
 use super::*;
 use crate::state::persistence::wait_rewritten;
 
-/// The node's own work goes on beside the traffic.
-const BUSY: (&str, &str) = ("maos.background-effort-us", "20000");
-
 /// Some traffic, sent in every way.
 #[track_caller]
 fn traffic(oracle: &mut Oracle, server: &Server) {
-    oracle.exact_bytes = false;
     let conn = &mut server.conn();
     let ways = [Way::Single, Way::Pipeline, Way::Multi, Way::Script];
     for way in ways {
@@ -22,11 +18,8 @@ fn traffic(oracle: &mut Oracle, server: &Server) {
 #[test]
 fn reloads_and_restarts_from_the_aof() {
     for preamble in ["yes", "no"] {
-        let (mut server, mut oracle) = Oracle::start(&[
-            BUSY,
-            ("appendonly", "yes"),
-            ("aof-use-rdb-preamble", preamble),
-        ]);
+        let (mut server, mut oracle) =
+            Oracle::busy(&[("appendonly", "yes"), ("aof-use-rdb-preamble", preamble)]);
         traffic(&mut oracle, &server);
         server.conn().run("DEBUG RELOAD").ok();
         oracle.agree(&mut server.conn(), "after DEBUG RELOAD");
@@ -48,7 +41,7 @@ fn reloads_and_restarts_from_the_aof() {
 
 #[test]
 fn restarts_from_rdb() {
-    let (mut server, mut oracle) = Oracle::start(&[BUSY]);
+    let (mut server, mut oracle) = Oracle::busy(&[]);
     for _ in 0..3 {
         traffic(&mut oracle, &server);
         server.restart(Stop::Save);
@@ -58,7 +51,7 @@ fn restarts_from_rdb() {
 
 #[test]
 fn replicas_by_stream_by_part_and_in_full() {
-    let (master, mut oracle) = Oracle::start(&[BUSY, ("repl-backlog-size", "64mb")]);
+    let (master, mut oracle) = Oracle::busy(&[("repl-backlog-size", "64mb")]);
     traffic(&mut oracle, &master);
     let replica = replica_of(&master);
     let there = &mut replica.conn();
@@ -96,7 +89,7 @@ fn replicas_by_stream_by_part_and_in_full() {
 
 #[test]
 fn a_replica_answers_reads_and_refuses_writes() {
-    let (master, mut oracle) = Oracle::start(&[]);
+    let (master, mut oracle) = Oracle::busy(&[]);
     traffic(&mut oracle, &master);
     let replica = replica_of(&master);
     let conn = &mut replica.conn();
@@ -130,7 +123,7 @@ fn a_replica_answers_reads_and_refuses_writes() {
 
 #[test]
 fn copies_of_every_kind() {
-    let (server, mut oracle) = Oracle::start(&[BUSY]);
+    let (server, mut oracle) = Oracle::busy(&[]);
     traffic(&mut oracle, &server);
     // To a server on which nothing was written.
     let fresh = Setup::new().with(LIMITS).start();
