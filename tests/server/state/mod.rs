@@ -6,6 +6,7 @@ mod cluster;
 mod docs;
 mod faults;
 mod limits;
+mod memory;
 mod names;
 mod oracle;
 pub mod persistence;

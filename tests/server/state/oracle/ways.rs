@@ -110,3 +110,44 @@ fn under_watch() {
     );
     oracle.agree(conn, "after it all");
 }
+
+/// Whenever memory is short, what may need more is refused, and everything else goes on.
+#[test]
+fn while_memory_comes_and_goes() {
+    let (server, mut oracle) = Oracle::start(&[]);
+    let conn = &mut server.conn();
+    let (mut asked, mut refused) = (0, 0);
+    while asked < requests() {
+        let full = oracle.generator.rng.chance(50);
+        cmd!(
+            conn,
+            "CONFIG",
+            "SET",
+            "maxmemory",
+            if full { "1" } else { "0" }
+        )
+        .ok();
+        for _ in 0..20 {
+            asked += 1;
+            oracle.settle();
+            let request = oracle.generator.request(&oracle.model);
+            let needs_memory = spec_of(&request).is_some_and(|s| s.flags.contains("deny-oom"));
+            let sent = now_us();
+            let reply = conn.cmd(&request);
+            if full && needs_memory && enough_words(&request) {
+                refused += 1;
+                assert_eq!(
+                    reply.code(),
+                    "OOM",
+                    "{}",
+                    oracle.told(Way::Single, &[request])
+                );
+            } else {
+                oracle.compare(&request, &reply, (sent, now_us()), Way::Single);
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    conn.run("CONFIG SET maxmemory 0").ok();
+    oracle.agree(conn, "after it all");
+}
