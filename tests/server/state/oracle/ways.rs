@@ -57,6 +57,42 @@ fn from_functions_in_resp3() {
     all(Way::Function, true);
 }
 
+/// One node of a cluster: the keys have one slot. What names others is refused before it comes to us.
+#[test]
+fn in_a_cluster() {
+    let cluster = Cluster::start(3, 1);
+    let mut oracle = Oracle::new();
+    let master = cluster.node_for("{o}");
+    let conn = &mut master.conn();
+    for (name, value) in LIMITS {
+        cmd!(conn, "CONFIG", "SET", name, value).ok();
+    }
+    let (mut astray, mut asked) = (0, 0);
+    while asked < requests() / 2 {
+        oracle.settle();
+        let request = oracle.next();
+        let sent = now_us();
+        let reply = conn.cmd(&request);
+        match &reply {
+            Reply::Error(line) if line.starts_with("MOVED") || line.starts_with("CROSSSLOT") => {
+                astray += 1;
+            }
+            _ => oracle.compare(&request, &reply, (sent, now_us()), Way::Single),
+        }
+        asked += 1;
+    }
+    assert!(astray < asked / 10, "{astray} of {asked} went astray");
+    oracle.agree(conn, "after it all");
+    for n in (0..3).filter(|n| cluster.master(*n).port() == master.port()) {
+        for replica in cluster.replicas_of(n) {
+            wait_synced(master, replica);
+            let there = &mut replica.conn();
+            there.run("READONLY").ok();
+            oracle.agree(there, "on its replica");
+        }
+    }
+}
+
 /// Another connection writes, or fails to, while a key is watched: the transaction is given up if and
 /// only if the key has changed.
 #[test]
