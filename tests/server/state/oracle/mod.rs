@@ -26,6 +26,9 @@ use crate::harness::*;
 
 type Words = Vec<Vec<u8>>;
 
+/// The node's own work goes on beside the traffic.
+const BUSY: (&str, &str) = ("maos.background-effort-us", "20000");
+
 /// Settings under which a few thousand requests meet every limit.
 const LIMITS: &[(&str, &str)] = &[
     ("maos.value-max-bytes", "4000"),
@@ -86,6 +89,10 @@ pub struct Oracle {
     /// Whether `bytes` of a FULL reply is compared: not where a node has loaded or compressed what it
     /// holds, for then it holds the same in other room.
     exact_bytes: bool,
+    /// Whether the connection speaks RESP3.
+    resp3: bool,
+    /// Whether the node trims and compresses in a pass of its own, at a time of its own.
+    busy: bool,
     seed: u64,
     asked: usize,
     recent: VecDeque<String>,
@@ -102,6 +109,8 @@ impl Oracle {
             model,
             generator: Generator::new(seed),
             exact_bytes: false,
+            resp3: false,
+            busy: false,
             seed,
             asked: 0,
             recent: VecDeque::new(),
@@ -110,14 +119,8 @@ impl Oracle {
 
     /// A server and its oracle. The node does nothing by itself, so that all it holds is foreseen.
     pub fn start(lines: &[(&str, &str)]) -> (Server, Oracle) {
-        let (server, mut oracle) = Oracle::beside(&[
-            lines,
-            &[
-                ("maos.background-effort-us", "0"),
-                ("maos.history-max-bytes", "20000"),
-            ],
-        ]);
-        oracle.model.limits.history_bytes = 20_000;
+        let quiet = ("maos.background-effort-us", "0");
+        let (server, mut oracle) = Oracle::beside(&[lines, &[quiet]]);
         oracle.exact_bytes = true;
         (server, oracle)
     }
@@ -125,7 +128,9 @@ impl Oracle {
     /// A server and its oracle. The node compresses what it holds beside the traffic: how many bytes
     /// that takes is not foreseen, and limits no history.
     pub fn busy(lines: &[(&str, &str)]) -> (Server, Oracle) {
-        Oracle::beside(&[lines, &[("maos.background-effort-us", "20000")]])
+        let (server, mut oracle) = Oracle::beside(&[lines, &[BUSY]]);
+        oracle.busy = true;
+        (server, oracle)
     }
 
     fn beside(lines: &[&[(&str, &str)]]) -> (Server, Oracle) {
@@ -171,11 +176,45 @@ impl Oracle {
         }
     }
 
-    /// Sends so many requests in this way and compares every reply.
+    /// Other settings, and another user.
+    #[track_caller]
+    pub fn shake(&mut self, conn: &mut Conn) {
+        let (rng, limits) = (&mut self.generator.rng, &mut self.model.limits);
+        if !self.busy {
+            limits.history_versions = *rng.pick(&[1, 2, 5, 20, 20, 20]);
+            limits.history_bytes = *rng.pick(&[0, 300, 20_000, 20_000]);
+        }
+        limits.value_max = *rng.pick(&[100, 4000, 4000]);
+        limits.tombstone_ms = *rng.pick(&[0, 86_400_000]);
+        let tombstone_s = limits.tombstone_ms / 1000;
+        for (name, value) in [
+            (
+                "maos.history-max-versions",
+                limits.history_versions.to_string(),
+            ),
+            ("maos.history-max-bytes", limits.history_bytes.to_string()),
+            ("maos.value-max-bytes", limits.value_max.to_string()),
+            ("maos.tombstone-ttl", tombstone_s.to_string()),
+        ] {
+            cmd!(conn, "CONFIG", "SET", name, value).ok();
+        }
+        let user = *rng.pick(&["default", "planner", "caf\u{e9}/\"1\""]);
+        if user != "default" {
+            cmd!(conn, "ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all").ok();
+        }
+        cmd!(conn, "AUTH", user, "any").ok();
+        self.model.author = user.as_bytes().to_vec();
+    }
+
+    /// Sends so many requests in this way and compares every reply. Settings and user change at times.
     #[track_caller]
     pub fn converse(&mut self, conn: &mut Conn, way: Way, requests: usize) {
         let end = self.asked + requests;
+        self.shake(conn);
         while self.asked < end {
+            if self.generator.rng.below(50) == 0 {
+                self.shake(conn);
+            }
             // What may expire soon is waited for, which cannot be done in the midst of a batch.
             self.generator.soon = way == Way::Single;
             let size = if way == Way::Single {
@@ -254,7 +293,7 @@ impl Oracle {
         self.model.sent.clear();
         let like = Like {
             // In RESP2, and out of a script always, a map is a flat array.
-            flat: !matches!(&live, Ok(Value::Map(_))) && !has_map(&live),
+            flat: !self.resp3 || matches!(way, Way::Script | Way::Function),
             late_ms: i64::try_from((span.1.saturating_sub(span.0)) / 1000).expect("it fits") + 2,
             rounded: matches!(way, Way::Script | Way::Function),
             exact_bytes: self.exact_bytes,
@@ -398,14 +437,7 @@ impl Like {
     }
 }
 
-fn has_map(outcome: &Result<Value, String>) -> bool {
-    match outcome {
-        Ok(Value::Array(items)) => items.iter().any(|item| matches!(item, Value::Map(_))),
-        _ => false,
-    }
-}
-
-/// The server words two errors itself.
+/// The server counts words itself, and words that error in its own way.
 fn same_error(expected: &str, live: &str) -> bool {
     let few = |line: &str| {
         line.to_ascii_lowercase()

@@ -11,6 +11,7 @@ fn all(way: Way, resp3: bool) {
     }
     if resp3 {
         conn.hello3();
+        oracle.resp3 = true;
     }
     oracle.converse(conn, way, requests());
     oracle.agree(conn, "after it all");
@@ -64,9 +65,8 @@ fn in_a_cluster() {
     let mut oracle = Oracle::new();
     let master = cluster.node_for("{o}");
     let conn = &mut master.conn();
-    for (name, value) in LIMITS {
-        cmd!(conn, "CONFIG", "SET", name, value).ok();
-    }
+    oracle.busy = true;
+    oracle.shake(conn);
     let (mut astray, mut asked) = (0, 0);
     while asked < requests() / 2 {
         oracle.settle();
