@@ -22,8 +22,8 @@ impl Rng {
         Rng(seed)
     }
 
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// The next number, of 64 bits.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -32,7 +32,7 @@ impl Rng {
 
     /// A number below `n`, which must not be 0.
     pub fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap_or(0)
+        usize::try_from(self.number() % n as u64).unwrap_or(0)
     }
 
     /// True so many times in a hundred.
@@ -232,13 +232,13 @@ impl Generator {
 
     fn any_value(&mut self, world: &Model) -> Vec<u8> {
         let most = world.limits.value_max;
-        let n = self.rng.next();
+        let n = self.rng.number();
         match self.rng.below(24) {
             0 => vec![],
             1 => vec![b'x'; most],
             2 => vec![b'x'; most + 1],
             3 => (0..self.rng.below(200))
-                .map(|_| self.rng.next() as u8)
+                .map(|_| self.rng.number() as u8)
                 .collect(),
             4..=6 => format!("an agent's note, {n:x} ")
                 .repeat(1 + self.rng.below(60))
@@ -267,7 +267,7 @@ impl Generator {
         match self.rng.below(30) {
             0 => vec![b'n'; max.min(1 << 20)],
             1 => vec![b'n'; max.min(1 << 20) + 1],
-            2 => (0..8).map(|_| self.rng.next() as u8).collect(),
+            2 => (0..8).map(|_| self.rng.number() as u8).collect(),
             3..=9 => {
                 let at = self.rng.below(20);
                 let known = self

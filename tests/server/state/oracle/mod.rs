@@ -165,7 +165,7 @@ impl Oracle {
             .filter(|k| !self.model.foreign.contains(*k))
             .collect();
         let (key, to) = ((*g.rng.pick(&ours)).clone(), (*g.rng.pick(&ours)).clone());
-        let at = (now_us() / 1000 + 86_400_000 + g.rng.next() % 1_000_000_000).to_string();
+        let at = (now_us() / 1000 + 86_400_000 + g.rng.number() % 1_000_000_000).to_string();
         match g.rng.below(6) {
             0 => vec![b"DEL".to_vec(), key],
             1 => vec![b"UNLINK".to_vec(), key],
