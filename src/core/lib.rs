@@ -16,9 +16,11 @@
 //! | [`state`] | the decisions of the state commands |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
+//! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
 //! | [`model`] | the whole store in memory: the oracle |
 //! | [`transcript`] | conversations as data, run against the model and a server |
+//! | [`generate`] | random requests, made from the command table |
 //!
 //! A client needs [`wire`], [`refusal`] and [`ids`] only; the rest is behind the feature `engine`.
 #![forbid(unsafe_code)]
@@ -30,6 +32,10 @@ pub mod clock;
 #[cfg(feature = "engine")]
 pub mod codec;
 pub mod config;
+#[cfg(feature = "engine")]
+pub mod digest;
+#[cfg(feature = "engine")]
+pub mod generate;
 #[cfg(feature = "engine")]
 mod history;
 pub mod ids;

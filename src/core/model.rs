@@ -1,17 +1,17 @@
 //! The whole store in memory: what a live server is compared with, and what tests state facts
 //! about. It runs the same decisions and applies the same changes; only the keyspace is its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::change::{Change, Expiry};
 use crate::clock::Clock;
 use crate::codec::{v1, Damaged};
 use crate::config::Limits;
 use crate::record::Record;
-use crate::refusal::Quoted;
+use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, ReadCommand, WriteCommand};
 use crate::wire::state as cmd;
-use crate::wire::{Request, Value};
+use crate::wire::{Keys, Request, Value};
 use crate::{Code, Interner, Refusal};
 
 /// A store of state keys. Time is set by whoever drives it.
@@ -29,6 +29,8 @@ pub struct Model {
     pub clock: Clock,
     interner: Interner,
     keys: HashMap<Vec<u8>, Held>,
+    /// Keys that hold something else.
+    pub foreign: HashSet<Vec<u8>>,
     /// The facts of the changes made, as they would travel: fact, then keys and values in turn.
     pub sent: Vec<Vec<Vec<u8>>>,
 }
@@ -62,14 +64,67 @@ impl Model {
         self.keys.remove(key).is_some()
     }
 
+    /// Lets the keys go whose time is over.
+    pub fn expire(&mut self) {
+        let now_ms = self.now_us / 1000;
+        // The server's rule: the millisecond itself still belongs to the key.
+        self.keys
+            .retain(|_, held| held.expires_ms.is_none_or(|at| at >= now_ms));
+    }
+
+    /// What the server's own commands do to state keys, as far as they stand here.
+    fn plain(&mut self, line: &[&[u8]]) -> Option<Result<Value, Refusal>> {
+        let yes = |done: bool| Value::Int(i64::from(done));
+        Some(Ok(match *line {
+            [b"DEL" | b"UNLINK", key] => yes(self.purge(key)),
+            [b"PERSIST", key] => {
+                let held = self.keys.get_mut(key);
+                yes(held.is_some_and(|h| h.expires_ms.take().is_some()))
+            }
+            [b"PEXPIREAT", key, ms] => {
+                let ms = std::str::from_utf8(ms).ok()?.parse().ok()?;
+                let held = self.keys.get_mut(key);
+                yes(held.map(|h| h.expires_ms = Some(ms)).is_some())
+            }
+            [b"COPY", from, to, b"REPLACE"] if from != to => {
+                let copy = self.keys.get(from).cloned();
+                yes(copy
+                    .map(|held| self.keys.insert(to.to_vec(), held))
+                    .is_some())
+            }
+            [b"RENAME", from, to] => match self.keys.remove(from) {
+                Some(held) => {
+                    self.keys.insert(to.to_vec(), held);
+                    Value::Bulk(b"OK".to_vec())
+                }
+                None => return Some(Err(Refusal::fixed(Code::Err, "no such key"))),
+            },
+            _ => return None,
+        }))
+    }
+
+    /// The records of a request's keys.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if one of them holds something else.
+    fn held(&self, keys: Keys, args: &[&[u8]]) -> Result<Vec<Option<&Held>>, Refusal> {
+        keys.positions(args)
+            .map(|at| match self.foreign.contains(args[at]) {
+                true => Err(WRONG_TYPE),
+                false => Ok(self.keys.get(args[at])),
+            })
+            .collect()
+    }
+
     /// Runs one command line.
     ///
     /// # Errors
     /// The refusal.
     pub fn run(&mut self, line: &[&[u8]]) -> Result<Value, Refusal> {
-        let now_ms = self.now_us / 1000;
-        self.keys
-            .retain(|_, held| held.expires_ms.is_none_or(|at| at > now_ms));
+        self.expire();
+        if let Some(answer) = self.plain(line) {
+            return answer;
+        }
         let (name, args) = line.split_first().ok_or_else(|| unknown(b""))?;
         let name = name.to_ascii_uppercase();
         macro_rules! dispatch {
@@ -86,8 +141,7 @@ impl Model {
     fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
-        let places = C::SPEC.keys.positions(args);
-        let held: Vec<_> = places.map(|at| self.keys.get(args[at])).collect();
+        let held = self.held(C::SPEC.keys, args)?;
         let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
         let ttl = |n: usize| {
             let at = held[n].and_then(|h| h.expires_ms);
@@ -105,24 +159,22 @@ impl Model {
             .interner
             .get(&self.author, request.options().by)
             .clone();
-        let places = C::SPEC.keys.positions(args);
-        let records: Vec<_> = places
-            .map(|at| self.keys.get(args[at]).map(|h| &h.record))
-            .collect();
+        let stamp = self.clock.peek(self.now_us, || self.steady_us);
+        let held = self.held(C::SPEC.keys, args)?;
+        let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
         let env = Env {
             now_us: self.now_us,
-            stamp: self.clock.peek(self.now_us, || self.steady_us),
+            stamp,
             beyond: self.clock.beyond(),
             who: &who,
             limits: &self.limits,
         };
-        let env_stamp = env.stamp;
         let change = match request.decide(&records, &env)? {
             Decision::Answer(reply) => return Ok(Value::of(&reply)),
             Decision::Change(change) => change,
         };
         // Made by this clock, unless a version it replaces lies beyond.
-        if change.stamp == env_stamp {
+        if change.stamp == stamp {
             self.clock
                 .made(change.stamp, self.now_us, || self.steady_us);
         }
@@ -215,9 +267,6 @@ impl crate::transcript::Store for Model {
         // A microsecond at least goes by from one request to the next.
         self.now_us += 1;
         let line: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-        if let [b"DEL", key] = line[..] {
-            return Ok(Value::Int(i64::from(self.purge(key))));
-        }
         self.run(&line).map_err(|refusal| refusal.to_string())
     }
 }

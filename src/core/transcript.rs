@@ -172,7 +172,8 @@ impl Names {
     }
 }
 
-fn show(reply: &Result<Value, String>) -> String {
+/// A reply in the notation of a transcript.
+pub fn show(reply: &Result<Value, String>) -> String {
     match reply {
         Err(line) => format!("the error {line}"),
         Ok(value) => {

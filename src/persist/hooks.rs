@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
+use maos_core::digest::{show, Digest};
 use maos_core::record::Record;
 
 use super::{boxed, unboxed};
@@ -20,44 +21,33 @@ unsafe fn record<'a>(value: *const c_void) -> &'a Record {
     unsafe { &*value.cast::<Record>() }
 }
 
-/// What the record says, not how it is kept: master and replica agree though only one of them has
-/// compressed a version.
-///
+/// The server's digest of one value.
+struct Server(*mut raw::RedisModuleDigest);
+
+// SAFETY of all calls here: the digest is that of the callback in progress, and the server copies.
+impl Digest for Server {
+    fn number(&mut self, n: u64) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_DigestAddLongLong)(self.0, n as i64) };
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let start = bytes.as_ptr().cast::<c_char>();
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_DigestAddStringBuffer)(self.0, start, bytes.len()) };
+    }
+
+    fn end(&mut self) {
+        // SAFETY: see above.
+        unsafe { api!(RedisModule_DigestEndSequence)(self.0) };
+    }
+}
+
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
-    guard::run(|| {
-        // SAFETY: the server gives a value of our type.
-        let record = unsafe { record(value) };
-        let number = |n: u64| {
-            // SAFETY: the server's digest, in its callback.
-            unsafe { api!(RedisModule_DigestAddLongLong)(md, n as i64) };
-        };
-        let bytes = |part: Option<&[u8]>| {
-            number(u64::from(part.is_some()));
-            let part = part.unwrap_or_default();
-            // SAFETY: as above; the server copies.
-            unsafe {
-                api!(RedisModule_DigestAddStringBuffer)(
-                    md,
-                    part.as_ptr().cast::<c_char>(),
-                    part.len(),
-                );
-            }
-        };
-        number(record.created().0);
-        number(record.floor().0);
-        for v in record.iter() {
-            number(v.stamp().0);
-            bytes(Some(&v.who().author));
-            bytes(v.who().agent.as_deref());
-            bytes(v.meta());
-            bytes(v.reqid());
-            bytes(v.value().as_deref());
-        }
-        // SAFETY: the server's digest, in its callback.
-        unsafe { api!(RedisModule_DigestEndSequence)(md) };
-    });
+    // SAFETY: the server gives a value of our type.
+    guard::run(|| show(unsafe { record(value) }, &mut Server(md)));
 }
 
 /// May run in a thread of the server.

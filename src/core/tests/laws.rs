@@ -559,3 +559,15 @@ fn history_is_trimmed_by_age_since_a_version_was_replaced() {
     assert_eq!(at(&mut m, before).unwrap_err().code, Code::NoVersion);
     assert_eq!(m.keys()[&b"k"[..]].record.len(), 1);
 }
+
+#[test]
+fn a_key_lives_through_the_millisecond_of_its_expiry() {
+    let mut m = Model::at(START_US);
+    let at = (START_US / 1000 + 5).to_string();
+    m.run(&[b"MAOS.SET", b"k", b"v", b"PXAT", at.as_bytes()])
+        .unwrap();
+    for (us, there) in [(5_999, Value::Bulk(b"v".to_vec())), (6_000, Value::Null)] {
+        m.now_us = START_US + us;
+        assert_eq!(m.run(&[b"MAOS.GET", b"k"]).unwrap(), there, "after {us}");
+    }
+}

@@ -4,6 +4,7 @@ use maos_core::transcript::{self, Store};
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::Value;
 
+use super::oracle::value;
 use crate::harness::*;
 
 struct Live(Conn);
@@ -12,21 +13,6 @@ impl Store for Live {
     fn ask(&mut self, request: &[Vec<u8>]) -> Result<Value, String> {
         value(&self.0.cmd(request))
     }
-}
-
-fn value(reply: &Reply) -> Result<Value, String> {
-    Ok(match reply {
-        Reply::Nil => Value::Null,
-        Reply::Int(n) => Value::Int(*n),
-        Reply::Bulk(b) => Value::Bulk(b.clone()),
-        Reply::Error(line) => return Err(line.clone()),
-        Reply::Array(items) => Value::Array(items.iter().map(value).collect::<Result<_, _>>()?),
-        Reply::Map(pairs) => {
-            let pair = |(k, v): &(Reply, Reply)| Ok::<_, String>((value(k)?, value(v)?));
-            Value::Map(pairs.iter().map(pair).collect::<Result<_, _>>()?)
-        }
-        other => panic!("no reply of ours has this shape: {other}"),
-    })
 }
 
 /// Runs every transcript on its own empty server state.

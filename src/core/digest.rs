@@ -1,0 +1,38 @@
+//! What a digest sees of a record: what it says, not how it is kept. Master and replica agree though
+//! only one of them has compressed a version.
+//!
+//! The module's hook feeds the server's `DEBUG DIGEST-VALUE` from here, and so do the tests that
+//! compute what it must show: the two cannot drift apart.
+
+use crate::record::Record;
+
+/// What takes a digest: the server, or a test.
+pub trait Digest {
+    /// A number.
+    fn number(&mut self, n: u64);
+    /// Bytes, of any length.
+    fn bytes(&mut self, bytes: &[u8]);
+    /// All of the value has been shown.
+    fn end(&mut self);
+}
+
+/// Shows a record to a digest, in the order that counts.
+pub fn show(record: &Record, to: &mut impl Digest) {
+    to.number(record.created().0);
+    to.number(record.floor().0);
+    for v in record.iter() {
+        to.number(v.stamp().0);
+        part(to, Some(&v.who().author));
+        part(to, v.who().agent.as_deref());
+        part(to, v.meta());
+        part(to, v.reqid());
+        part(to, v.value().as_deref());
+    }
+    to.end();
+}
+
+/// What is absent differs from what is empty.
+fn part(to: &mut impl Digest, bytes: Option<&[u8]>) {
+    to.number(u64::from(bytes.is_some()));
+    to.bytes(bytes.unwrap_or_default());
+}

@@ -1,0 +1,389 @@
+//! Random requests, made from the command table: valid, nearly valid and wrong ones. A command or an
+//! option that is added to the table is covered without a word here; only a new kind of argument
+//! needs values of its own.
+//!
+//! The same seed over the same conversation gives the same requests, versions apart.
+
+use std::collections::VecDeque;
+
+use crate::model::{Held, Model};
+use crate::record::{Record, Version};
+use crate::wire::reference::COMMANDS;
+use crate::wire::{Arg, ArgKind, CommandSpec, Tok};
+use crate::Stamp;
+
+/// Numbers that look random and follow from a seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The numbers of this seed.
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed)
+    }
+
+    /// The next number, of 64 bits.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`, which must not be 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.number() % n as u64).unwrap_or(0)
+    }
+
+    /// True so many times in a hundred.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of these.
+    pub fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
+        &of[self.below(of.len())]
+    }
+}
+
+/// What is wrong almost anywhere.
+const NASTY: &[&[u8]] = &[
+    b"",
+    b"0",
+    b"-1",
+    // As a span of time these last: nothing is to expire in the midst of what is being said.
+    b"08640000000",
+    b"+8640000000",
+    b"1.5",
+    b"1e400",
+    b"nan",
+    b"9007199254740992",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"-9223372036854775808",
+    b"nonsense",
+    b"a\r\n+OK\r\n",
+    b"%n%s",
+    b"\0",
+    b"\xff\xfe",
+    b"BY",
+];
+
+/// Makes requests over a few keys.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    /// What all choices come from.
+    pub rng: Rng,
+    /// The keys that requests name.
+    pub keys: Vec<Vec<u8>>,
+    /// Whether keys may expire within a few milliseconds, or else at once or in days.
+    pub soon: bool,
+    /// The key that was named last: a version beside it is one of its own.
+    key: Vec<u8>,
+    /// How many keys the present request says it names, and how many it has named.
+    count: (usize, usize),
+    /// Versions that were current lately, on any key.
+    lately: VecDeque<Stamp>,
+}
+
+impl Generator {
+    /// The generator of this seed. All keys have one hash tag.
+    pub fn new(seed: u64) -> Generator {
+        let mut keys: Vec<Vec<u8>> = (0..6).map(|n| format!("{{o}}:k{n}").into_bytes()).collect();
+        keys.push(b"{o}\0\r\n\xff".to_vec());
+        keys.push([&b"{o}"[..], &[b'x'; 300]].concat());
+        Generator {
+            rng: Rng::new(seed),
+            keys,
+            soon: false,
+            key: vec![],
+            count: (0, 0),
+            lately: VecDeque::new(),
+        }
+    }
+
+    /// A request of any command.
+    pub fn request(&mut self, world: &Model) -> Vec<Vec<u8>> {
+        let spec = *self.rng.pick(COMMANDS);
+        self.request_of(spec, world)
+    }
+
+    /// A request of this command, its name first.
+    pub fn request_of(&mut self, spec: &CommandSpec, world: &Model) -> Vec<Vec<u8>> {
+        self.remember(world.clock.last());
+        self.count = (1, self.rng.below(self.keys.len()));
+        let mut words = vec![];
+        self.word(spec.name, &mut words);
+        for arg in spec.args {
+            self.argument(arg, world, &mut words);
+        }
+        let mut options: Vec<&Arg> = spec.all_args().skip(spec.args.len()).collect();
+        for at in (1..options.len()).rev() {
+            options.swap(at, self.rng.below(at + 1));
+        }
+        let often = *self.rng.pick(&[0, 15, 30, 60]);
+        for arg in options {
+            let taken = match (arg.reserved, arg.optional) {
+                (true, _) => self.rng.below(200) == 0,
+                (false, true) => self.rng.chance(often),
+                (false, false) => self.rng.chance(97),
+            };
+            if taken {
+                self.argument(arg, world, &mut words);
+            }
+        }
+        if self.rng.chance(6) {
+            self.spoil(&mut words);
+        }
+        words
+    }
+
+    fn remember(&mut self, stamp: Stamp) {
+        if self.lately.back() != Some(&stamp) {
+            self.lately.push_back(stamp);
+            if self.lately.len() > 50 {
+                self.lately.pop_front();
+            }
+        }
+    }
+
+    /// A word of the language, in any case.
+    fn word(&mut self, word: &str, out: &mut Vec<Vec<u8>>) {
+        let word = match self.rng.below(8) {
+            0 => word.to_ascii_lowercase(),
+            1 => word[..1].to_string() + &word[1..].to_ascii_lowercase(),
+            _ => word.to_string(),
+        };
+        out.push(word.into_bytes());
+    }
+
+    fn argument(&mut self, arg: &Arg, world: &Model, out: &mut Vec<Vec<u8>>) {
+        let times = if arg.multiple { self.count.0 } else { 1 };
+        for _ in 0..times {
+            if let Some(tok) = arg.token {
+                self.word(tok.word(), out);
+            }
+            match arg.kind {
+                ArgKind::Word => {}
+                ArgKind::OneOf(of) => {
+                    let one = self.rng.pick(of);
+                    self.argument(one, world, out);
+                }
+                ArgKind::Block(of) => of.iter().for_each(|a| self.argument(a, world, out)),
+                _ if self.rng.below(60) == 0 => out.push(self.rng.pick(NASTY).to_vec()),
+                kind => {
+                    let value = self.value(kind, arg.token, world);
+                    out.push(value);
+                }
+            }
+        }
+    }
+
+    fn value(&mut self, kind: ArgKind, tok: Option<Tok>, world: &Model) -> Vec<u8> {
+        let number = match (kind, tok) {
+            (ArgKind::Key, _) => return self.next_key(),
+            (ArgKind::Value, _) => return self.any_value(world),
+            (ArgKind::Name(max), _) => return self.name(max, world),
+            (ArgKind::Json, _) => return self.metadata(),
+            (ArgKind::Version, _) => return self.version(world),
+            (ArgKind::VersionRef, _) => match self.rng.chance(60) {
+                true => -1 - self.rng.below(6) as i64,
+                false => return self.version(world),
+            },
+            (ArgKind::NumKeys, _) => {
+                self.count.0 = 1 + self.rng.below(4);
+                let said = self.count.0 as i64;
+                match self.rng.below(40) {
+                    0 => said + 1,
+                    1 => said - 1,
+                    2 => 10_001,
+                    _ => said,
+                }
+            }
+            (_, Some(tok @ (Tok::Ex | Tok::Px | Tok::ExAt | Tok::PxAt))) => self.expiry(tok, world),
+            (ArgKind::Integer(min, max), _) => match self.rng.below(12) {
+                0 => min,
+                1 => max,
+                2 => min.saturating_sub(1),
+                3 => max.saturating_add(1),
+                _ => min.saturating_add(self.rng.below(20) as i64),
+            },
+            (ArgKind::UnixMillis, _) => self.moment(world) / 1000,
+            (ArgKind::UnixSeconds, _) => self.moment(world) / 1_000_000,
+            (ArgKind::Word | ArgKind::OneOf(_) | ArgKind::Block(_), _) => 0,
+        };
+        number.to_string().into_bytes()
+    }
+
+    /// The keys of one request follow each other; now and then one comes twice.
+    fn next_key(&mut self) -> Vec<u8> {
+        let at = match self.rng.below(25) {
+            0 => self.rng.below(self.keys.len()),
+            _ => self.count.1 % self.keys.len(),
+        };
+        self.count.1 += 1;
+        self.key = self.keys[at].clone();
+        self.key.clone()
+    }
+
+    fn record<'w>(&self, world: &'w Model) -> Option<&'w Record> {
+        world.keys().get(&self.key).map(|held: &Held| &held.record)
+    }
+
+    fn any_value(&mut self, world: &Model) -> Vec<u8> {
+        let most = world.limits.value_max;
+        let n = self.rng.number();
+        match self.rng.below(24) {
+            0 => vec![],
+            1 => vec![b'x'; most],
+            2 => vec![b'x'; most + 1],
+            3 => (0..self.rng.below(200))
+                .map(|_| self.rng.number() as u8)
+                .collect(),
+            4..=6 => format!("an agent's note, {n:x} ")
+                .repeat(1 + self.rng.below(60))
+                .into_bytes(),
+            7..=16 => {
+                let list = vec!["1"; self.rng.below(5)].join(",");
+                let name = ["a", "b", "a/b", "m~n", "\u{e9}"][self.rng.below(5)];
+                let deep = match self.rng.below(20) {
+                    0 => 60 + self.rng.below(8),
+                    _ => self.rng.below(4),
+                };
+                let (open, close) = ("[".repeat(deep), "]".repeat(deep));
+                format!(
+                    r#"{{"n":{},"{name}":"{}","list":[{list}],"deep":{open}1.50{close}}}"#,
+                    n % 50,
+                    n % 7
+                )
+                .into_bytes()
+            }
+            _ => n.to_string().into_bytes(),
+        }
+    }
+
+    /// Names of a few come again; the bounds of their length are visited.
+    fn name(&mut self, max: usize, world: &Model) -> Vec<u8> {
+        match self.rng.below(30) {
+            0 => vec![b'n'; max.min(1 << 20)],
+            1 => vec![b'n'; max.min(1 << 20) + 1],
+            2 => (0..8).map(|_| self.rng.number() as u8).collect(),
+            3..=9 => {
+                let at = self.rng.below(20);
+                let known = self
+                    .record(world)
+                    .and_then(|r| r.newest_first().nth(at)?.reqid());
+                known.map_or_else(|| b"r".to_vec(), <[u8]>::to_vec)
+            }
+            _ => format!("r{}", self.rng.below(300)).into_bytes(),
+        }
+    }
+
+    fn metadata(&mut self) -> Vec<u8> {
+        match self.rng.below(20) {
+            0 => b"[1]".to_vec(),
+            1 => b"{\"a\":1".to_vec(),
+            2 => b"{\"a\":\"\xff\"}".to_vec(),
+            3 => br#"{"a":"\ud800"}"#.to_vec(),
+            4 => {
+                let deep = 61 + self.rng.below(5);
+                [br#"{"a":"#, &vec![b'['; deep][..], &vec![b']'; deep], b"}"].concat()
+            }
+            _ => format!(r#"{{"why":"{}"}}"#, self.rng.below(1000)).into_bytes(),
+        }
+    }
+
+    /// A version of the key named last: mostly the one that it has, in any form of writing it.
+    fn version(&mut self, world: &Model) -> Vec<u8> {
+        let back = self.rng.below(8);
+        let record = self.record(world);
+        let kept = record
+            .and_then(|r| r.newest_first().nth(back))
+            .map(Version::stamp);
+        let live = record
+            .and_then(Record::live)
+            .map_or(Stamp::NONE, Version::stamp);
+        let stamp = match self.rng.below(20) {
+            0..=11 => live,
+            12..=14 => kept.unwrap_or(live),
+            15 => record.map_or(Stamp::NONE, Record::floor),
+            16 => Stamp::NONE,
+            17 => Stamp(live.0 + 1),
+            _ => match self.lately.len() {
+                0 => Stamp::MAX,
+                n => self.lately[self.rng.below(n)],
+            },
+        };
+        match self.rng.below(40) {
+            0 => format!("{stamp}.0").into_bytes(),
+            1 => format!("{:e}", stamp.0 as f64)
+                .replace('e', "e+")
+                .into_bytes(),
+            2 => format!("-{stamp}").into_bytes(),
+            _ => stamp.to_string().into_bytes(),
+        }
+    }
+
+    /// A moment in microseconds: about when a version of the key came to be, or far from it.
+    fn moment(&mut self, world: &Model) -> i64 {
+        let back = self.rng.below(8);
+        let kept = self.record(world).and_then(|r| r.newest_first().nth(back));
+        let about = kept.map_or(world.clock.last(), Version::stamp).as_i64();
+        match self.rng.below(10) {
+            0 => 0,
+            1 => -1_000_000,
+            2 => i64::MAX,
+            3 => Stamp::MAX.as_i64(),
+            4 => about - 3_600_000_000,
+            5 => about + 3_600_000_000,
+            6 => about - 1_000,
+            7 => about + 1_000,
+            _ => about,
+        }
+    }
+
+    /// When a key is to expire: never in the midst of what is being said, unless it may be soon.
+    fn expiry(&mut self, tok: Tok, world: &Model) -> i64 {
+        let absolute = matches!(tok, Tok::ExAt | Tok::PxAt);
+        let unit = if matches!(tok, Tok::Ex | Tok::ExAt) {
+            1
+        } else {
+            1000
+        };
+        let now = i64::try_from(world.now_us / 1_000_000).unwrap_or(0);
+        let days = 86_400 * (1 + self.rng.below(1000) as i64);
+        match self.rng.below(12) {
+            0 => [
+                0,
+                -1,
+                i64::MIN,
+                i64::MAX,
+                i64::MAX / 1000,
+                i64::MAX / 1000 + 1,
+            ][self.rng.below(6)],
+            1 => i64::MAX / 2 / (1000 / unit),
+            2 if absolute => 1,
+            3 if absolute => (now - days) * unit,
+            4 if self.soon && tok == Tok::Px => 1 + self.rng.below(3) as i64,
+            _ if absolute => (now + days) * unit,
+            _ => days * unit,
+        }
+    }
+
+    /// Makes a request that is nearly one: a word less, twice, elsewhere, or another.
+    fn spoil(&mut self, words: &mut Vec<Vec<u8>>) {
+        if words.len() < 2 {
+            return;
+        }
+        let at = 1 + self.rng.below(words.len() - 1);
+        let other = 1 + self.rng.below(words.len() - 1);
+        match self.rng.below(6) {
+            0 => drop(words.remove(at)),
+            1 => words.insert(at, words[other].clone()),
+            2 => words.swap(at, other),
+            3 => words.truncate(at),
+            4 => words.insert(at, self.rng.pick(Tok::ALL).word().into()),
+            _ => words[at] = self.rng.pick(NASTY).to_vec(),
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! The oracle: random requests go to a live server and to the model in memory, and both must answer
+//! the same and hold the same.
+//!
+//! The server chooses the stamps. The model is told each one by the clock it is given: the moment that
+//! the server's reply names. All else it must find by itself.
+//!
+//! A failure prints the seed. `MAOS_TEST_SEED` runs it again; `MAOS_TEST_REQUESTS` says how many
+//! requests go each way.
+
+mod digest;
+mod rounds;
+mod ways;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::env;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use maos_core::generate::Generator;
+use maos_core::model::Model;
+use maos_core::transcript;
+use maos_core::wire::reference::COMMANDS;
+use maos_core::wire::{CommandSpec, Value};
+
+use super::metric;
+use crate::harness::*;
+
+type Words = Vec<Vec<u8>>;
+
+/// The node's own work goes on beside the traffic.
+const BUSY: (&str, &str) = ("maos.background-effort-us", "20000");
+
+/// Settings under which a few thousand requests meet every limit.
+const LIMITS: &[(&str, &str)] = &[
+    ("maos.value-max-bytes", "4000"),
+    ("maos.history-max-versions", "20"),
+];
+
+/// How many requests are sent each way.
+pub fn requests() -> usize {
+    number("MAOS_TEST_REQUESTS").map_or(4000, |n| usize::try_from(n).expect("it fits"))
+}
+
+fn number(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number, not {value}")),
+    )
+}
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.expect("after 1970").as_micros()).expect("before 500000")
+}
+
+/// Several requests that are run as one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// One after the other.
+    Single,
+    /// Sent at once, answered one by one.
+    Pipeline,
+    /// MULTI and EXEC.
+    Multi,
+    /// A script.
+    Script,
+    /// A function.
+    Function,
+}
+
+/// Runs the requests in ARGV: for each the number of its words, and these.
+const BODY: &str = "
+    local out, at = {}, 1
+    while at <= #ARGV do
+        local n = tonumber(ARGV[at])
+        out[#out + 1] = redis.pcall(unpack(ARGV, at + 1, at + n))
+        at = at + n + 1
+    end
+    return out
+";
+
+/// The model, and what it is asked.
+pub struct Oracle {
+    /// What the server must hold.
+    pub model: Model,
+    /// What makes the requests.
+    pub generator: Generator,
+    /// Whether `bytes` of a FULL reply is compared: not where a node has loaded or compressed what it
+    /// holds, for then it holds the same in other room.
+    exact_bytes: bool,
+    /// Whether the connection speaks RESP3.
+    resp3: bool,
+    /// Whether the node trims and compresses in a pass of its own, at a time of its own.
+    busy: bool,
+    /// Every key that has held a record, or might have.
+    named: BTreeSet<Vec<u8>>,
+    seed: u64,
+    asked: usize,
+    recent: VecDeque<String>,
+}
+
+impl Oracle {
+    /// An oracle of a new seed, or of `MAOS_TEST_SEED`; prints which when it fails.
+    fn new() -> Oracle {
+        let seed = number("MAOS_TEST_SEED").unwrap_or_else(now_us);
+        let mut model = Model::at(now_us());
+        model.limits.value_max = 4000;
+        model.limits.history_versions = 20;
+        let generator = Generator::new(seed);
+        Oracle {
+            model,
+            exact_bytes: false,
+            resp3: false,
+            busy: false,
+            named: generator.keys.iter().cloned().collect(),
+            generator,
+            seed,
+            asked: 0,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// A server and its oracle. The node does nothing by itself, so that all it holds is foreseen.
+    pub fn start(lines: &[(&str, &str)]) -> (Server, Oracle) {
+        let quiet = ("maos.background-effort-us", "0");
+        let (server, mut oracle) = Oracle::beside(&[lines, &[quiet]]);
+        oracle.exact_bytes = true;
+        (server, oracle)
+    }
+
+    /// A server and its oracle. The node compresses what it holds beside the traffic: how many bytes
+    /// that takes is not foreseen, and limits no history.
+    pub fn busy(lines: &[(&str, &str)]) -> (Server, Oracle) {
+        let (server, mut oracle) = Oracle::beside(&[lines, &[BUSY]]);
+        oracle.busy = true;
+        (server, oracle)
+    }
+
+    fn beside(lines: &[&[(&str, &str)]]) -> (Server, Oracle) {
+        let server = Setup::new().with(LIMITS).with(&lines.concat()).start();
+        let mut oracle = Oracle::new();
+        let other = b"{o}:other".to_vec();
+        cmd!(server.conn(), "SET", other, "plain").ok();
+        oracle.generator.keys.push(other.clone());
+        oracle.model.foreign.insert(other);
+        (server, oracle)
+    }
+
+    /// How many requests were compared.
+    pub fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Makes the next request: mostly one of ours, at times a command of the server's own on our keys.
+    pub fn next(&mut self) -> Words {
+        self.model.now_us = now_us().max(self.model.now_us);
+        if self.generator.rng.chance(5) {
+            return self.plain();
+        }
+        self.generator.request(&self.model)
+    }
+
+    fn plain(&mut self) -> Words {
+        let g = &mut self.generator;
+        let ours: Vec<_> = g
+            .keys
+            .iter()
+            .filter(|k| !self.model.foreign.contains(*k))
+            .collect();
+        let (key, to) = ((*g.rng.pick(&ours)).clone(), (*g.rng.pick(&ours)).clone());
+        let at = (now_us() / 1000 + 86_400_000 + g.rng.number() % 1_000_000_000).to_string();
+        match g.rng.below(6) {
+            0 => vec![b"DEL".to_vec(), key],
+            1 => vec![b"UNLINK".to_vec(), key],
+            2 => vec![b"PERSIST".to_vec(), key],
+            3 => vec![b"PEXPIREAT".to_vec(), key, at.into_bytes()],
+            4 if key != to => vec![b"COPY".to_vec(), key, to, b"REPLACE".to_vec()],
+            _ => vec![b"RENAME".to_vec(), key, to],
+        }
+    }
+
+    /// Other settings, and another user.
+    #[track_caller]
+    pub fn shake(&mut self, conn: &mut Conn) {
+        let (rng, limits) = (&mut self.generator.rng, &mut self.model.limits);
+        if !self.busy {
+            limits.history_versions = *rng.pick(&[1, 2, 5, 20, 20, 20]);
+            limits.history_bytes = *rng.pick(&[0, 300, 20_000, 20_000]);
+        }
+        limits.value_max = *rng.pick(&[100, 4000, 4000]);
+        limits.tombstone_ms = *rng.pick(&[0, 86_400_000]);
+        let tombstone_s = limits.tombstone_ms / 1000;
+        for (name, value) in [
+            (
+                "maos.history-max-versions",
+                limits.history_versions.to_string(),
+            ),
+            ("maos.history-max-bytes", limits.history_bytes.to_string()),
+            ("maos.value-max-bytes", limits.value_max.to_string()),
+            ("maos.tombstone-ttl", tombstone_s.to_string()),
+        ] {
+            cmd!(conn, "CONFIG", "SET", name, value).ok();
+        }
+        let user = *rng.pick(&["default", "planner", "caf\u{e9}/\"1\""]);
+        if user != "default" {
+            cmd!(conn, "ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all").ok();
+        }
+        cmd!(conn, "AUTH", user, "any").ok();
+        self.model.author = user.as_bytes().to_vec();
+    }
+
+    /// Sends so many requests in this way and compares every reply. Settings and user change at times.
+    #[track_caller]
+    pub fn converse(&mut self, conn: &mut Conn, way: Way, requests: usize) {
+        let end = self.asked + requests;
+        self.shake(conn);
+        while self.asked < end {
+            if self.generator.rng.below(50) == 0 {
+                self.shake(conn);
+            }
+            // What may expire soon is waited for, which cannot be done in the midst of a batch.
+            self.generator.soon = way == Way::Single;
+            let size = if way == Way::Single {
+                1
+            } else {
+                1 + self.generator.rng.below(12)
+            };
+            let batch: Vec<Words> = (0..size).map(|_| self.next()).collect();
+            self.batch(conn, way, &batch);
+            self.settle();
+        }
+    }
+
+    /// Sends a batch and compares every reply.
+    #[track_caller]
+    pub fn batch(&mut self, conn: &mut Conn, way: Way, batch: &[Words]) {
+        let sent = now_us();
+        let replies = match way {
+            Way::Single | Way::Pipeline => piped(conn, batch),
+            Way::Multi => match self.transaction(conn, batch) {
+                Some(replies) => replies,
+                None => return,
+            },
+            Way::Script => array(conn.cmd(&as_script("EVAL", BODY, batch))),
+            Way::Function => array(conn.cmd(&as_script("FCALL", "oracle", batch))),
+        };
+        assert_eq!(replies.len(), batch.len(), "{}", self.told(way, batch));
+        let span = (sent, now_us());
+        for (request, reply) in batch.iter().zip(replies) {
+            self.compare(request, &reply, span, way);
+        }
+    }
+
+    /// MULTI, the batch, EXEC. Nothing if it was refused as a whole, which it must be if and only if a
+    /// request has too few words.
+    #[track_caller]
+    fn transaction(&mut self, conn: &mut Conn, batch: &[Words]) -> Option<Vec<Reply>> {
+        let mut lines = vec![vec![b"MULTI".to_vec()]];
+        lines.extend_from_slice(batch);
+        lines.push(vec![b"EXEC".to_vec()]);
+        let mut replies = piped(conn, &lines);
+        let outcome = replies.pop().expect("EXEC has a reply");
+        let queued = replies.iter().skip(1);
+        for (request, reply) in batch.iter().zip(queued) {
+            let taken = !reply.is_err();
+            assert_eq!(
+                taken,
+                enough_words(request),
+                "{}: {reply}",
+                self.told(Way::Multi, batch)
+            );
+        }
+        if batch.iter().all(|request| enough_words(request)) {
+            return Some(array(outcome));
+        }
+        assert_eq!(outcome.code(), "EXECABORT");
+        None
+    }
+
+    /// The model's answer to a request that the server has answered, and whether they agree.
+    #[track_caller]
+    pub fn compare(&mut self, request: &[Vec<u8>], live: &Reply, span: (u64, u64), way: Way) {
+        let live = value(live);
+        self.asked += 1;
+        let shown = show(request);
+        self.recent
+            .push_back(format!("{shown} -> {}", show_outcome(&live)));
+        if self.recent.len() > 12 {
+            self.recent.pop_front();
+        }
+        // The moment that the server has chosen, or about when it answered.
+        let chosen = chosen(request, &live).filter(|stamp| *stamp > self.model.clock.last().0);
+        self.model.now_us = chosen.unwrap_or(span.0);
+        let line: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
+        let expected = self.model.run(&line).map_err(|refusal| refusal.to_string());
+        for message in self.model.sent.drain(..) {
+            self.named.extend(message.into_iter().skip(1).step_by(2));
+        }
+        let like = Like {
+            // In RESP2, and out of a script always, a map is a flat array.
+            flat: !self.resp3 || matches!(way, Way::Script | Way::Function),
+            late_ms: i64::try_from((span.1.saturating_sub(span.0)) / 1000).expect("it fits") + 2,
+            rounded: matches!(way, Way::Script | Way::Function),
+            exact_bytes: self.exact_bytes,
+        };
+        let same = match (&expected, &live) {
+            (Ok(expected), Ok(live)) => like.same(expected, live),
+            (Err(expected), Err(live)) => same_error(expected, live),
+            _ => false,
+        };
+        assert!(
+            same,
+            "the model says {}, the server {}\n{}",
+            show_outcome(&expected),
+            show_outcome(&live),
+            self.told(way, &[request.to_vec()])
+        );
+    }
+
+    /// What is needed to do it again.
+    fn told(&self, way: Way, batch: &[Words]) -> String {
+        let batch: Vec<_> = batch.iter().map(|request| show(request)).collect();
+        let recent: Vec<_> = self.recent.iter().map(String::as_str).collect();
+        format!(
+            "MAOS_TEST_SEED={} request {} ({way:?}): {}\nbefore it:\n  {}",
+            self.seed,
+            self.asked,
+            batch.join("; "),
+            recent.join("\n  ")
+        )
+    }
+
+    /// Waits until what expires within moments has expired, so that nobody can be of two minds about it.
+    pub fn settle(&mut self) {
+        let now_ms = now_us() / 1000;
+        let soon = self
+            .model
+            .keys()
+            .values()
+            .filter_map(|held| held.expires_ms);
+        if let Some(last) = soon.filter(|at| *at < now_ms + 10_000).max() {
+            eventually(PATIENCE, "a key expires", || now_us() / 1000 > last);
+        }
+        self.model.now_us = now_us().max(self.model.now_us);
+        self.model.expire();
+    }
+
+    /// Compares what a server holds with the model, key by key: digest and expiry.
+    #[track_caller]
+    pub fn agree(&mut self, conn: &mut Conn, what: &str) {
+        self.agree_under(conn, what, |key| key.to_vec());
+    }
+
+    /// The same, of keys that go by other names there.
+    #[track_caller]
+    pub fn agree_under(&mut self, conn: &mut Conn, what: &str, name: impl Fn(&[u8]) -> Vec<u8>) {
+        self.settle();
+        // Looked at, too, so that the server lets go what has expired: DEBUG RELOAD drops such keys and
+        // tells neither AOF nor replicas.
+        for key in &self.named {
+            if !self.model.keys().contains_key(key) {
+                let there = cmd!(conn, "EXISTS", name(key)).int();
+                assert_eq!(
+                    there,
+                    0,
+                    "{what}: {} is there\n{}",
+                    key.escape_ascii(),
+                    self.told(Way::Single, &[])
+                );
+            }
+        }
+        for (key, held) in self.model.keys() {
+            let there = name(key);
+            let at = held
+                .expires_ms
+                .map_or(-1, |ms| i64::try_from(ms).expect("it fits"));
+            assert_eq!(
+                (
+                    super::super::harness::digest(conn, &there),
+                    cmd!(conn, "PEXPIRETIME", there).int()
+                ),
+                (digest::of(held), at),
+                "{what}: {}\n{}",
+                key.escape_ascii(),
+                self.told(Way::Single, &[])
+            );
+        }
+        assert_eq!(metric(conn, "damaged"), 0, "{what}");
+        assert_eq!(metric(conn, "panics"), 0, "{what}");
+    }
+}
+
+/// How replies are to be alike.
+struct Like {
+    flat: bool,
+    late_ms: i64,
+    rounded: bool,
+    exact_bytes: bool,
+}
+
+impl Like {
+    fn same(&self, expected: &Value, live: &Value) -> bool {
+        match self.flat {
+            true => self.alike(&expected.clone().flat(), live),
+            false => self.alike(expected, live),
+        }
+    }
+
+    fn alike(&self, expected: &Value, live: &Value) -> bool {
+        match (expected, live) {
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len()
+                    && (0..a.len()).all(|n| {
+                        let name = n.checked_sub(1).map(|before| &a[before]);
+                        self.alike_field(name, &a[n], &b[n])
+                    })
+            }
+            (Value::Map(a), Value::Map(b)) => {
+                a.len() == b.len()
+                    && a.iter().zip(b).all(|((name, a), (other, b))| {
+                        name == other && self.alike_field(Some(name), a, b)
+                    })
+            }
+            _ => expected == live,
+        }
+    }
+
+    fn alike_field(&self, name: Option<&Value>, expected: &Value, live: &Value) -> bool {
+        match (name, expected, live) {
+            (Some(Value::Bulk(name)), Value::Int(a), Value::Int(b)) if name == b"ttl-ms" => {
+                // Time goes by between the request and the look at the clock; a script's numbers are
+                // doubles.
+                let rounding = if self.rounded { a >> 52 } else { 0 };
+                match *a {
+                    -1 => *b == -1,
+                    a => (a - self.late_ms - rounding..=a + 2 + rounding).contains(b),
+                }
+            }
+            (Some(Value::Bulk(name)), Value::Int(_), Value::Int(b)) if name == b"bytes" => {
+                (*b > 0 && !self.exact_bytes) || expected == live
+            }
+            _ => self.alike(expected, live),
+        }
+    }
+}
+
+/// The server counts words itself, and words that error in its own way.
+fn same_error(expected: &str, live: &str) -> bool {
+    let few = |line: &str| {
+        line.to_ascii_lowercase()
+            .starts_with("err wrong number of arg")
+    };
+    expected == live || (few(expected) && few(live))
+}
+
+fn piped(conn: &mut Conn, lines: &[Words]) -> Vec<Reply> {
+    let bytes: Vec<u8> = lines.iter().flat_map(|line| Conn::encode(line)).collect();
+    conn.send_raw(&bytes);
+    lines.iter().map(|_| conn.recv()).collect()
+}
+
+#[track_caller]
+fn array(reply: Reply) -> Vec<Reply> {
+    match reply {
+        Reply::Array(items) => items,
+        other => panic!("an array was expected, not: {other}"),
+    }
+}
+
+/// EVAL or FCALL of the script that runs a batch.
+fn as_script(command: &str, which: &str, batch: &[Words]) -> Words {
+    let mut words: Words = vec![command.into(), which.into(), b"1".to_vec(), b"{o}".to_vec()];
+    for request in batch {
+        words.push(request.len().to_string().into_bytes());
+        words.extend_from_slice(request);
+    }
+    words
+}
+
+/// Loads the same script as a function; false where the server has none.
+pub fn load_function(conn: &mut Conn) -> bool {
+    let library = format!(
+        "#!lua name=oracle\nredis.register_function('oracle', function(KEYS, ARGV) {BODY} end)"
+    );
+    !cmd!(conn, "FUNCTION", "LOAD", library).is_err()
+}
+
+fn spec_of(request: &[Vec<u8>]) -> Option<&'static CommandSpec> {
+    let name = request.first()?.to_ascii_uppercase();
+    COMMANDS
+        .iter()
+        .copied()
+        .find(|spec| spec.name.as_bytes() == name)
+}
+
+/// Whether the server's own count of words lets a request pass.
+fn enough_words(request: &[Vec<u8>]) -> bool {
+    let arity = spec_of(request).map_or(-1, |spec| spec.arity);
+    let (given, wanted) = (request.len(), arity.unsigned_abs() as usize);
+    given == wanted || (arity < 0 && given > wanted)
+}
+
+/// The stamp of a write that the server says it has made.
+fn chosen(request: &[Vec<u8>], live: &Result<Value, String>) -> Option<u64> {
+    spec_of(request).filter(|spec| spec.is_write())?;
+    let stamp = match live.as_ref().ok()? {
+        Value::Int(stamp) => *stamp,
+        Value::Array(items) => match items[..] {
+            [Value::Int(1), Value::Int(stamp)] => stamp,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    u64::try_from(stamp).ok()
+}
+
+/// A reply as the model would give it.
+pub fn value(reply: &Reply) -> Result<Value, String> {
+    Ok(match reply {
+        Reply::Nil => Value::Null,
+        Reply::Int(n) => Value::Int(*n),
+        Reply::Bulk(b) => Value::Bulk(b.clone()),
+        Reply::Simple(text) => Value::Bulk(text.clone().into_bytes()),
+        Reply::Error(line) => return Err(line.clone()),
+        Reply::Array(items) => Value::Array(items.iter().map(value).collect::<Result<_, _>>()?),
+        Reply::Map(pairs) => {
+            let pair = |(k, v): &(Reply, Reply)| Ok::<_, String>((value(k)?, value(v)?));
+            Value::Map(pairs.iter().map(pair).collect::<Result<_, _>>()?)
+        }
+        other => panic!("no reply of ours has this shape: {other}"),
+    })
+}
+
+fn show(request: &[Vec<u8>]) -> String {
+    let word = |word: &Vec<u8>| match word.len() {
+        0..=80 => format!("'{}'", word.escape_ascii()),
+        len => format!("'{}'... ({len} bytes)", word[..40].escape_ascii()),
+    };
+    request.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn show_outcome(outcome: &Result<Value, String>) -> String {
+    let text = transcript::show(outcome);
+    let end = text
+        .char_indices()
+        .nth(600)
+        .map_or(text.len(), |(at, _)| at);
+    text[..end].to_string()
+}
