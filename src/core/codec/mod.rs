@@ -14,6 +14,8 @@ const CONFIG: Configuration<bincode::config::LittleEndian, Varint> = bincode::co
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damaged(pub &'static str);
 
+const CUT: Damaged = Damaged("the bytes end in the middle of a field");
+
 /// Reads primitives off the front of bytes, none of which are trusted.
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -24,22 +26,34 @@ impl<'a> Reader<'a> {
 
     fn take<T: bincode::BorrowDecode<'a, ()>>(&mut self) -> Result<T, Damaged> {
         let (value, used) = bincode::borrow_decode_from_slice(self.0, CONFIG)
-            .map_err(|_| Damaged("the bytes end in the middle of a field"))?;
+            .map_err(|_| CUT)?;
         self.0 = &self.0[used..];
         Ok(value)
     }
 
+    #[inline]
     pub(crate) fn byte(&mut self) -> Result<u8, Damaged> {
-        self.take()
+        let (first, rest) = self.0.split_first().ok_or(CUT)?;
+        self.0 = rest;
+        Ok(*first)
     }
 
+    #[inline]
     pub(crate) fn number(&mut self) -> Result<u64, Damaged> {
-        self.take()
+        match self.0.first() {
+            // What is below stands for itself: most lengths, counts and places.
+            Some(first) if *first < 251 => self.byte().map(u64::from),
+            _ => self.take(),
+        }
     }
 
     /// Bytes with their length before them; borrowed, so a lying length takes no memory.
+    #[inline]
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Damaged> {
-        self.take()
+        let len = usize::try_from(self.number()?).map_err(|_| CUT)?;
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or(CUT)?;
+        self.0 = rest;
+        Ok(bytes)
     }
 
     /// A count of things that take at least one byte each.

@@ -21,6 +21,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{Damaged, Reader, Writer};
 use crate::change::{Change, Expiry, Kind, Write};
 use crate::config::{
@@ -85,18 +87,21 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
 
 /// The writers of a record, each once, in the order in which they first wrote, and for each version
 /// the place of its own.
-fn writers(record: &Record) -> (Vec<&Who>, Vec<usize>) {
-    let mut writers: Vec<&Who> = Vec::with_capacity(1);
-    let mut places = Vec::with_capacity(record.len());
-    let mut known = HashMap::new();
+fn writers(record: &Record) -> (SmallVec<[&Who; 4]>, SmallVec<[usize; 8]>) {
+    let mut writers: SmallVec<[&Who; 4]> = SmallVec::new();
+    let mut places = SmallVec::with_capacity(record.len());
+    // Most records have one writer, or two: those need no table.
+    let mut known: Option<HashMap<&Who, usize>> = None;
     for v in record.iter() {
         let who: &Who = v.who();
-        let place = match (record.len(), writers.last()) {
-            // One version, one writer: the common case hashes nothing.
-            (1, _) => 0,
-            // Versions come in runs of one writer.
-            (_, Some(last)) if *last == who => writers.len() - 1,
-            _ => *known.entry(who).or_insert(writers.len()),
+        let near = writers.iter().take(2).position(|w| *w == who);
+        let place = match near {
+            Some(near) => near,
+            None if writers.len() < 2 => writers.len(),
+            None => {
+                let known = known.get_or_insert_default();
+                *known.entry(who).or_insert(writers.len())
+            }
         };
         if place == writers.len() {
             writers.push(who);
