@@ -137,7 +137,7 @@ impl Proxy {
 
     fn take_late(&self) -> Option<Vec<Vec<u8>>> {
         let mut late = self.late.lock().expect("no panic");
-        let due = self.count.load(Relaxed) % 20 == 0;
+        let due = self.count.load(Relaxed).is_multiple_of(20);
         if due {
             late.pop_front()
         } else {
