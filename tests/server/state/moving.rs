@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::metric;
+use super::{metric, picture};
 use crate::harness::*;
 use crate::linear::check::{check, check_versions, Wrong};
 use crate::linear::load::Ask;
@@ -253,6 +253,31 @@ fn nothing_was_damaged(cluster: &Cluster) {
         assert_eq!(metric(&mut node.conn(), "damaged"), 0);
         assert_eq!(metric(&mut node.conn(), "panics"), 0);
     }
+}
+
+#[test]
+fn a_slot_that_comes_to_a_node_with_a_later_past_keeps_its_versions() {
+    let cluster = Cluster::start(3, 0);
+    let slot = slot_of(key(0).as_bytes());
+    let conn = &mut cluster.node_for(key(0)).conn();
+    let version = conn.run("MAOS.SET {m}0 old").int();
+    conn.run("MAOS.SET {m}1 one").int();
+    conn.run("MAOS.SET {m}1 two REQID r1").int();
+    let before = picture(conn, &["{m}0", "{m}1"]);
+    for round in 0..3 {
+        give_all_a_past(&cluster);
+        let from = cluster.node_for(key(0));
+        let to = other_master(&cluster, from, round);
+        cluster.move_slot(slot, to);
+        assert_eq!(picture(&mut to.conn(), &["{m}0", "{m}1"]), before);
+    }
+    // What a client of the new owner restores is no import.
+    let conn = &mut cluster.node_for(key(0)).conn();
+    let dump = conn.run("DUMP {m}0").bytes().to_vec();
+    conn.run("MAOS.SET {m}0 newer").int();
+    cmd!(conn, "RESTORE", "{m}0", "0", &dump, "REPLACE").ok();
+    let lost = conn.run(&format!("MAOS.CAS {{m}}0 {version} stolen"));
+    assert_eq!(lost.array()[0].int(), 0);
 }
 
 #[test]
