@@ -25,8 +25,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take<T: bincode::BorrowDecode<'a, ()>>(&mut self) -> Result<T, Damaged> {
-        let (value, used) = bincode::borrow_decode_from_slice(self.0, CONFIG)
-            .map_err(|_| CUT)?;
+        let (value, used) = bincode::borrow_decode_from_slice(self.0, CONFIG).map_err(|_| CUT)?;
         self.0 = &self.0[used..];
         Ok(value)
     }

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
-use super::tests::Random;
-use super::{Did, Op, NEVER};
+use super::{Did, Op, Random, NEVER};
 use crate::harness::*;
 
 /// What the clients do.

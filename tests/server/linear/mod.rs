@@ -13,7 +13,20 @@ pub mod check;
 pub mod load;
 pub mod proxy;
 pub mod search;
-pub mod tests;
+mod tests;
+
+/// A generator that needs no dependency: xorshift.
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+}
 
 /// When an operation did not return: it may happen at any time after it was sent, or never.
 pub const NEVER: u64 = u64::MAX;

@@ -2,20 +2,7 @@
 
 use super::check::{check, Wrong};
 use super::search::linearizable;
-use super::{Did, Op, NEVER};
-
-/// A generator that needs no dependency: xorshift.
-pub struct Random(pub u64);
-
-impl Random {
-    /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
+use super::{Did, Op, Random, NEVER};
 
 /// A history that is right: operations take place one after the other, and are sent some time before
 /// and return some time after. `cut` of a hundred writes lose their replies.
@@ -51,7 +38,8 @@ fn history(seed: u64, len: u64, cut: u64) -> Vec<Op> {
             }
         };
         // Some of those whose reply is lost are never carried out.
-        if !(fails || reads || cut && random.below(2) == 0) {
+        let dropped = cut && random.below(2) == 0;
+        if !(fails || reads || dropped) {
             last += 1;
             live = value.map(|v| (last, v));
             if !cut && value.is_some() {

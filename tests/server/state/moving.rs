@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::metric;
+use super::{metric, picture};
 use crate::harness::*;
 use crate::linear::check::{check, check_versions, Wrong};
 use crate::linear::load::Ask;
-use crate::linear::tests::Random;
-use crate::linear::{Did, Op, NEVER};
+use crate::linear::{Did, Op, Random, NEVER};
 
 /// All in one slot.
 const KEYS: usize = 6;
@@ -257,6 +256,31 @@ fn nothing_was_damaged(cluster: &Cluster) {
 }
 
 #[test]
+fn a_slot_that_comes_to_a_node_with_a_later_past_keeps_its_versions() {
+    let cluster = Cluster::start(3, 0);
+    let slot = slot_of(key(0).as_bytes());
+    let conn = &mut cluster.node_for(key(0)).conn();
+    let version = conn.run("MAOS.SET {m}0 old").int();
+    conn.run("MAOS.SET {m}1 one").int();
+    conn.run("MAOS.SET {m}1 two REQID r1").int();
+    let before = picture(conn, &["{m}0", "{m}1"]);
+    for round in 0..3 {
+        give_all_a_past(&cluster);
+        let from = cluster.node_for(key(0));
+        let to = other_master(&cluster, from, round);
+        cluster.move_slot(slot, to);
+        assert_eq!(picture(&mut to.conn(), &["{m}0", "{m}1"]), before);
+    }
+    // What a client of the new owner restores is no import.
+    let conn = &mut cluster.node_for(key(0)).conn();
+    let dump = conn.run("DUMP {m}0").bytes().to_vec();
+    conn.run("MAOS.SET {m}0 newer").int();
+    cmd!(conn, "RESTORE", "{m}0", "0", &dump, "REPLACE").ok();
+    let lost = conn.run(&format!("MAOS.CAS {{m}}0 {version} stolen"));
+    assert_eq!(lost.array()[0].int(), 0);
+}
+
+#[test]
 fn a_slot_that_moves_under_load_loses_and_repeats_nothing() {
     let cluster = Cluster::start(3, 0);
     let slot = slot_of(key(0).as_bytes());
@@ -273,6 +297,19 @@ fn a_slot_that_moves_under_load_loses_and_repeats_nothing() {
     nothing_was_damaged(&cluster);
 }
 
+/// Has a slot migrated by the server itself. False if it cannot do that.
+fn migrate(from: &Server, to: &Server, slot: u16) -> bool {
+    let id = to.conn().run("CLUSTER MYID").text().to_string();
+    let line = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
+    let reply = from.conn().run(&line);
+    if reply.is_err() && reply.err().contains("nknown subcommand") {
+        println!("skipped: this server has no atomic slot migration");
+        return false;
+    }
+    reply.ok();
+    true
+}
+
 #[test]
 fn an_atomic_migration_under_load_loses_and_repeats_nothing() {
     let cluster = Cluster::start(3, 0);
@@ -284,14 +321,10 @@ fn an_atomic_migration_under_load_loses_and_repeats_nothing() {
             give_all_a_past(&cluster);
             let from = cluster.node_for(key(0));
             let to = other_master(&cluster, from, round);
-            let id = to.conn().run("CLUSTER MYID").text().to_string();
-            let line = format!("CLUSTER MIGRATESLOTS SLOTSRANGE {slot} {slot} NODE {id}");
-            let reply = from.conn().run(&line);
-            if reply.is_err() && reply.err().contains("nknown subcommand") {
+            if !migrate(from, to, slot) {
                 skipped = true;
                 return;
             }
-            reply.ok();
             eventually(PATIENCE, "the slot has moved", || {
                 cluster.nodes.iter().all(|node| {
                     let reply = cmd!(node.conn(), "MAOS.GET", key(0));
@@ -305,10 +338,53 @@ fn an_atomic_migration_under_load_loses_and_repeats_nothing() {
         }
     });
     if skipped {
-        println!("skipped: this server has no atomic slot migration");
         return;
     }
     one_register_each(&logs);
+    nothing_was_damaged(&cluster);
+}
+
+#[test]
+fn what_is_restored_during_an_atomic_migration_is_the_same_on_both_sides() {
+    let cluster = Cluster::start(3, 0);
+    give_all_a_past(&cluster);
+    let slot = slot_of(b"{m}0");
+    let from = cluster.node_for("{m}0");
+    let to = other_master(&cluster, from, 0);
+    let conn = &mut from.conn();
+    let old = conn.run("MAOS.SET {m}0 old").int();
+    let dump = conn.run("DUMP {m}0").bytes().to_vec();
+    conn.run("MAOS.SET {m}0 newer").int();
+    // Enough for the migration to take a while.
+    let long = "x".repeat(100_000);
+    for n in 0..200 {
+        cmd!(conn, "MAOS.SET", format!("{{m}}filler{n}"), &long).int();
+    }
+    if !migrate(from, to, slot) {
+        return;
+    }
+    let (mut last, mut rounds) = (0, 0);
+    loop {
+        let restored = cmd!(conn, "RESTORE", "{m}0", "0", &dump, "REPLACE");
+        let pair = conn.run("MAOS.GET {m}0 WITHVERSION");
+        if restored.is_err() || pair.is_err() {
+            break;
+        }
+        let version = pair.array()[1].int();
+        assert!(version > last);
+        (last, rounds) = (version, rounds + 1);
+    }
+    println!("{rounds} times restored");
+    let there = &mut to.conn();
+    eventually(PATIENCE, "the slot has moved", || {
+        !there.run("MAOS.GET {m}0").is_err()
+    });
+    let version = there.run("MAOS.GET {m}0 WITHVERSION").array()[1].int();
+    assert!(version >= last, "{version} after {last}");
+    for seen in [old, version - 1] {
+        let lost = there.run(&format!("MAOS.CAS {{m}}0 {seen} stolen"));
+        assert_eq!(lost.array()[0].int(), 0);
+    }
     nothing_was_damaged(&cluster);
 }
 
