@@ -69,14 +69,22 @@ impl Record {
         }
     }
 
-    /// A record put together from its parts: a creation, if it is not that of the only version, a floor,
-    /// and versions, oldest first. `None` if they contradict each other: no version, stamps that do not
-    /// rise, a floor or a creation that does not fit. An error in a version ends it.
+    /// A record with a copy of one version.
+    pub fn of(version: Version<'_>) -> Record {
+        Record {
+            current: Owned::copy_of(version),
+            ext: None,
+        }
+    }
+
+    /// A record put together from its parts, versions oldest first. `None` if they contradict each
+    /// other: no version, stamps that do not rise, a floor or a creation that does not fit. An error in a
+    /// version ends it.
     ///
     /// # Errors
     /// The first one of the versions.
     pub fn from_parts<'v, E>(
-        created: Option<Stamp>,
+        created: Stamp,
         floor: Stamp,
         mut versions: impl Iterator<Item = Result<Version<'v>, E>>,
     ) -> Result<Option<Record>, E> {
@@ -93,7 +101,6 @@ impl Record {
             past.append(last);
             last = version;
         }
-        let created = created.unwrap_or(last.stamp());
         if floor >= oldest || created == Stamp::NONE || created > last.stamp() {
             return Ok(None);
         }

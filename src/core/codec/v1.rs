@@ -65,23 +65,35 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
         && record.floor() == Stamp::NONE
         && record.created() == record.current().stamp();
     w.byte(if plain { 0 } else { HAS_PAST });
+    if plain {
+        // Nearly all records, when there are many.
+        let v = record.current();
+        w.number(1);
+        encode_who(v.who(), w);
+        w.number(1);
+        w.number(0);
+        w.bytes(v.blob());
+        return;
+    }
     let (writers, places) = writers(record);
     w.number(writers.len() as u64);
     for who in &writers {
-        w.bytes(&who.author);
-        w.byte(u8::from(who.agent.is_some()));
-        if let Some(agent) = &who.agent {
-            w.bytes(agent);
-        }
+        encode_who(who, w);
     }
-    if !plain {
-        w.number(record.created().0);
-        w.number(record.floor().0);
-    }
+    w.number(record.created().0);
+    w.number(record.floor().0);
     w.number(record.len() as u64);
     for (v, at) in record.iter().zip(places) {
         w.number(at as u64);
         w.bytes(v.blob());
+    }
+}
+
+fn encode_who(who: &Who, w: &mut Writer<'_>) {
+    w.bytes(&who.author);
+    w.byte(u8::from(who.agent.is_some()));
+    if let Some(agent) = &who.agent {
+        w.bytes(agent);
     }
 }
 
@@ -131,20 +143,26 @@ pub fn decode_record(
     if sections & !HAS_PAST != 0 {
         return Err(Damaged("unknown sections"));
     }
+    let mut unpack = bounds.unpacked_max;
+    if sections & HAS_PAST == 0 {
+        // Nearly all records, when there are many.
+        if r.number()? != 1 {
+            return Err(Damaged("a record without a past has one writer"));
+        }
+        let who = decode_who(r, interner)?;
+        if r.number()? != 1 || r.number()? != 0 {
+            return Err(Damaged("a record without a past has one version"));
+        }
+        let version = decode_version(r.bytes()?, &who, bounds, &mut unpack)?;
+        r.end()?;
+        return Ok(Record::of(version));
+    }
     let mut writers = Vec::new();
     for _ in 0..r.count(HARD_VERSIONS_MAX)? {
         writers.push(decode_who(r, interner)?);
     }
-    let (mut created, mut floor) = (None, Stamp::NONE);
-    if sections & HAS_PAST != 0 {
-        created = Some(Stamp(r.number()?));
-        floor = Stamp(r.number()?);
-    }
+    let (created, floor) = (Stamp(r.number()?), Stamp(r.number()?));
     let count = r.count(HARD_VERSIONS_MAX)?;
-    if sections & HAS_PAST == 0 && count != 1 {
-        return Err(Damaged("a record without a past has one version"));
-    }
-    let mut unpack = bounds.unpacked_max;
     let versions = (0..count).map(|_| {
         let who = usize::try_from(r.number()?)
             .ok()
