@@ -11,7 +11,7 @@ MODULE := $(OUT)/release/libmaos.$(if $(filter Darwin,$(shell uname -s)),dylib,s
 MATRIX_FILTER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build cli demo run test matrix matrix-short fmt clippy check bench docs clean
+.PHONY: help deps build cli demo run test matrix matrix-short fuzz fmt clippy check bench docs clean
 
 help: ## list these shortcuts
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ matrix: ## the server tests on Redis 8.2, Valkey 8.1 and Valkey 9.1 (fetched int
 
 matrix-short: ## the same, only the tests named state (or MATRIX_FILTER=...)
 	@$(MAKE) --no-print-directory matrix MATRIX_FILTER="$(or $(MATRIX_FILTER),state)"
+
+fuzz: deps ## fuzz the decoders and the parser, a minute each (FUZZ_SECONDS=...)
+	@CARGO="$(CARGO)" bash .ci/fuzz.sh
 
 fmt:
 	$(CARGO) fmt --all --check

@@ -109,10 +109,6 @@ impl Group {
         versions.into_iter().rev()
     }
 
-    fn oldest(&self) -> Option<Version<'_>> {
-        self.iter().next()
-    }
-
     /// The stamp of the oldest one; of an empty group none.
     #[inline]
     fn oldest_stamp(&self) -> Stamp {
@@ -129,9 +125,10 @@ impl Group {
     }
 
     /// Drops the oldest version; its stamp and its bytes.
+    #[inline]
     fn drop_oldest(&mut self) -> Option<(Stamp, usize)> {
-        let oldest = self.oldest()?;
-        let (stamp, len) = (oldest.stamp(), oldest.blob_len());
+        let stamp = self.oldest_stamp();
+        let len = self.oldest_len()?;
         self.count -= 1;
         self.settled = self.settled.saturating_sub(1);
         match self.count {
@@ -139,6 +136,16 @@ impl Group {
             _ => self.from += (HEAD + len) as u32,
         }
         Some((stamp, len))
+    }
+
+    /// The bytes of the oldest version, if there is one.
+    #[inline]
+    fn oldest_len(&self) -> Option<usize> {
+        if self.count == 0 || self.alone {
+            return (self.count > 0).then_some(self.bytes.len());
+        }
+        let head = self.bytes.get(self.from as usize..)?.first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*head) as usize)
     }
 
     /// Compresses what has not been looked at. The bytes of values looked at, and how many were

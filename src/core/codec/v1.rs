@@ -182,10 +182,24 @@ fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, D
         1 => Some(r.bytes()?),
         _ => return Err(Damaged("an agent must be there or not")),
     };
+    check_who(author, agent)?;
+    Ok(interner.get(author, agent).clone())
+}
+
+fn check_who(author: &[u8], agent: Option<&[u8]>) -> Result<(), Damaged> {
     if author.len() > AUTHOR_MAX || agent.is_some_and(|a| a.is_empty() || a.len() > AGENT_MAX) {
         return Err(Damaged("a writer's name is too long, or empty"));
     }
-    Ok(interner.get(author, agent).clone())
+    Ok(())
+}
+
+fn check_meta(meta: Option<&[u8]>) -> Result<(), Damaged> {
+    match meta {
+        Some(meta) if meta.len() > META_MAX || json::check_meta(meta).is_err() => {
+            Err(Damaged("metadata that is not a JSON object within bounds"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn decode_version<'v>(
@@ -202,11 +216,7 @@ fn decode_version<'v>(
     if v.reqid().is_some_and(|r| r.len() > REQID_MAX) {
         return Err(Damaged("a request id that is too long"));
     }
-    if let Some(meta) = v.meta() {
-        if meta.len() > META_MAX || json::check_meta(meta).is_err() {
-            return Err(Damaged("metadata that is not a JSON object within bounds"));
-        }
-    }
+    check_meta(v.meta())?;
     Ok(v)
 }
 
@@ -281,10 +291,11 @@ pub fn decode_fact<'a>(
         (parts & bit != 0).then(|| r.bytes()).transpose()
     };
     let (agent, meta, reqid) = (part(HAS_AGENT)?, part(HAS_META)?, part(HAS_REQID)?);
-    if meta.is_some_and(|m| m.len() > META_MAX) || reqid.is_some_and(|r| r.len() > REQID_MAX) {
-        return Err(Damaged(
-            "a fact with metadata or a request id that is too long",
-        ));
+    // What is applied is written down, and must load again.
+    check_who(author, agent)?;
+    check_meta(meta)?;
+    if reqid.is_some_and(|r| r.is_empty() || r.len() > REQID_MAX) {
+        return Err(Damaged("a request id that is empty or too long"));
     }
     let expiry = match parts & (CLEARS | EXPIRES) {
         0 => Expiry::Keep,

@@ -571,3 +571,24 @@ fn a_key_lives_through_the_millisecond_of_its_expiry() {
         assert_eq!(m.run(&[b"MAOS.GET", b"k"]).unwrap(), there, "after {us}");
     }
 }
+
+#[test]
+fn a_change_whose_record_could_not_be_loaded_is_refused() {
+    let fact = |agent: &[u8], meta: &[u8], reqid: &[u8]| {
+        let mut fact = vec![1, 1, 0b111, 9, 1, b'u'];
+        for part in [agent, meta, reqid] {
+            fact.push(part.len() as u8);
+            fact.extend_from_slice(part);
+        }
+        let pairs = [(&b"k"[..], &b"v"[..])];
+        let decoded = decode_fact(&fact, pairs.into_iter(), &mut Interner::default());
+        let taken = decoded.is_ok();
+        drop(decoded);
+        taken
+    };
+    assert!(fact(b"planner", b"{}", b"r1"));
+    assert!(!fact(b"", b"{}", b"r1"));
+    assert!(!fact(b"planner", b"[1]", b"r1"));
+    assert!(!fact(b"planner", b"", b"r1"));
+    assert!(!fact(b"planner", b"{}", b""));
+}

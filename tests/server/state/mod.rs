@@ -6,6 +6,7 @@ mod atomic;
 mod cluster;
 mod docs;
 mod faults;
+mod fuzzed;
 mod limits;
 mod linear;
 mod listeners;
