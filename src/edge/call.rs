@@ -9,9 +9,9 @@ use maos_core::{Code, Refusal};
 
 use super::api::{api, raw};
 use super::guard::{self, Breaker};
-use super::log;
 use super::metrics::METRICS;
 use super::register;
+use super::{failpoint, log};
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
@@ -87,6 +87,7 @@ pub unsafe fn enter(
     argc: c_int,
     handler: impl FnOnce(&Call<'_>) -> Result<(), Refusal>,
 ) -> c_int {
+    guard::begin();
     let done = guard::run(|| {
         if let Some(seconds) = breaker.off_for() {
             return Err(Refusal::new(
@@ -116,6 +117,7 @@ pub unsafe fn enter(
             call.tell_keys(spec.keys);
             return Ok(());
         }
+        failpoint::hit("enter");
         handler(&call)
     });
     match done {
@@ -130,7 +132,11 @@ pub unsafe fn enter(
             } else {
                 breaker.tripped(spec.name);
             }
-            let text = format!("{} met a fault of its own and changed nothing; the server's log says where. Please report it", spec.name);
+            let text = format!(
+                "{} met a fault of its own and {}; the server's log says where. Please report it",
+                spec.name,
+                guard::what_was_done()
+            );
             refuse(ctx, &Refusal::new(Code::Err, text));
         }
     }
@@ -155,6 +161,7 @@ impl Call<'_> {
     }
 
     fn tell_keys(&self, keys: Keys) {
+        failpoint::hit("keys");
         for at in keys.positions(self.args) {
             // SAFETY: as above, and the server has asked.
             unsafe {
@@ -169,6 +176,7 @@ impl Call<'_> {
 
     /// Answers.
     pub fn reply(&self, reply: &impl Reply) {
+        failpoint::hit("reply");
         reply.emit(&mut Out(self.ctx));
     }
 
@@ -179,6 +187,7 @@ impl Call<'_> {
 
     /// Does something with the name of the ACL user of the connection.
     pub fn with_user<T>(&self, users: &mut Users, then: impl FnOnce(&[u8]) -> T) -> T {
+        failpoint::hit("user");
         // SAFETY: the context of this call; the string is ours to free, and used before that.
         unsafe {
             // A connection may have no user (a master's link), and asking for the current user
