@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, CString};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ptr, slice};
 
 use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
@@ -26,6 +27,10 @@ pub struct Call<'a> {
 /// The author of a write that no user made: one by another module, on its own account. No ACL user
 /// can have this name.
 const NO_USER: &[u8] = b"(none)";
+
+/// A panic has kept the server from being told the keys of the command that it is about to run: to the
+/// server it has none, and anybody may run it.
+static KEYS_UNTOLD: AtomicBool = AtomicBool::new(false);
 
 /// So many arguments, enough for a key, a value and three options, are kept without an allocation.
 const FEW: usize = 8;
@@ -89,12 +94,6 @@ pub unsafe fn enter(
 ) -> c_int {
     guard::begin();
     let done = guard::run(|| {
-        if let Some(seconds) = breaker.off_for() {
-            return Err(Refusal::new(
-                Code::Busy,
-                format!("{} is switched off for {seconds} more seconds after repeated panics; the server's log says where", spec.name),
-            ));
-        }
         // SAFETY: by the caller: `argc` strings that live through the callback.
         let argv = unsafe { slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) };
         // SAFETY: as above.
@@ -113,9 +112,23 @@ pub unsafe fn enter(
             &many
         };
         let call = Call { ctx, argv, args };
-        if matches!(spec.keys, Keys::Counted { .. }) && call.is_asked_for_keys() {
-            call.tell_keys(spec.keys);
-            return Ok(());
+        if matches!(spec.keys, Keys::Counted { .. }) {
+            if call.is_asked_for_keys() {
+                KEYS_UNTOLD.store(true, Relaxed);
+                call.tell_keys(spec.keys);
+                KEYS_UNTOLD.store(false, Relaxed);
+                return Ok(());
+            }
+            if KEYS_UNTOLD.load(Relaxed) {
+                KEYS_UNTOLD.store(false, Relaxed);
+                return Err(Refusal::fixed(Code::Err, "the server could not be told the keys of this command, by which it judges who may run it; its log says why"));
+            }
+        }
+        if let Some(seconds) = breaker.off_for() {
+            return Err(Refusal::new(
+                Code::Busy,
+                format!("{} is switched off for {seconds} more seconds after repeated panics; the server's log says where", spec.name),
+            ));
         }
         failpoint::hit("enter");
         handler(&call)

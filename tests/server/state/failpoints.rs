@@ -221,6 +221,36 @@ fn a_write_whose_reply_panics_says_that_it_was_made() {
     is_a_fault(&conn.run("MAOS.CAS told 1 x"), "a lost race");
 }
 
+/// A server asks for the keys of a command, and then lets a user run it who may name these keys. If they
+/// could not be told, the command does not run.
+#[test]
+fn a_panic_while_keys_are_told_opens_no_key() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    bed.arm("keys");
+    let conn = &mut bed.master.conn();
+    conn.run("COMMAND GETKEYS MAOS.MSET 2 told x plain y");
+    if left(conn) > 0 {
+        println!("skipped: this server does not ask for keys");
+        return;
+    }
+    conn.run("ACL SETUSER limited on nopass ~mine:* +@all").ok();
+    let limited = &mut bed.master.conn();
+    limited.run("AUTH limited any").ok();
+    for line in [
+        "MAOS.MGET 2 told plain",
+        "MAOS.MSET 2 told x plain y",
+        "MAOS.MCAS 2 fresh 0 x newer 0 y",
+    ] {
+        bed.arm("keys");
+        let reply = limited.run(line);
+        assert!(reply.is_err(), "{line}: {reply}");
+        bed.unchanged(line);
+        assert_eq!(limited.run(line).code(), "NOPERM");
+    }
+    let reply = limited.run("MAOS.MSET 2 mine:a x mine:b y");
+    assert!(reply.int() > 0, "and it runs again: {reply}");
+}
+
 /// What a replica cannot apply is missing there from then on. It says so, and a full copy mends it.
 #[test]
 fn what_was_not_obeyed_is_counted_and_a_full_copy_mends_it() {
