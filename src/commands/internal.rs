@@ -2,6 +2,8 @@
 
 use maos_core::codec::{v1, Damaged};
 use maos_core::restored::Restored;
+#[cfg(debug_assertions)]
+use maos_core::wire::{Decoded, Reply, Sink, Value};
 use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
@@ -9,7 +11,7 @@ use crate::edge::keys::{Key, Mode};
 use crate::edge::lineage::Note;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
-use crate::edge::{guard, log, propagate};
+use crate::edge::{failpoint, guard, log, propagate};
 
 fn only_obeyed(call: &Call<'_>) -> Result<(), Refusal> {
     if call.must_obey() {
@@ -33,6 +35,7 @@ fn damaged(what: &str, Damaged(why): Damaged) -> Refusal {
 /// MAOS.APPLY fact key value [key value ...]
 pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
+    failpoint::hit("obey apply");
     let (fact, rest) = (call.args[0], &call.args[1..]);
     if rest.len() % 2 != 0 {
         return Err(damaged("a change", Damaged("a key without a value")));
@@ -67,6 +70,7 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
 /// MAOS.LOAD key record
 pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
+    failpoint::hit("obey load");
     let node = &mut *node();
     let record = v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
         .map_err(|e| damaged("a record", e))?;
@@ -87,6 +91,7 @@ pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
 /// MAOS.RESTORED key was now
 pub fn restored(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
+    failpoint::hit("obey restored");
     let restored = Restored::from_args(call.args[1], call.args[2])
         .ok_or_else(|| damaged("a restored version", Damaged("no rising pair of stamps")))?;
     let node = &mut *node();
@@ -102,8 +107,9 @@ pub fn restored(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// MAOS.FAIL key point times: in debug builds, the next hits of a failpoint panic; point `clock`
-/// moves the wall clock by so many milliseconds.
+/// MAOS.FAIL point times: in debug builds, the next hits of a failpoint panic; the reply is how many hits
+/// the one before has still been waiting for. Point `clock` moves the wall clock by so many milliseconds;
+/// `list` lists the points.
 #[cfg(debug_assertions)]
 pub const FAIL: maos_core::wire::CommandSpec = maos_core::wire::CommandSpec {
     name: "MAOS.FAIL",
@@ -116,14 +122,38 @@ pub const FAIL: maos_core::wire::CommandSpec = maos_core::wire::CommandSpec {
     ..maos_core::wire::state::LOAD
 };
 
+/// The reply to `MAOS.FAIL list`.
+#[cfg(debug_assertions)]
+struct Points;
+
+#[cfg(debug_assertions)]
+impl Reply for Points {
+    fn emit(&self, to: &mut impl Sink) {
+        to.array(failpoint::POINTS.len());
+        failpoint::POINTS.iter().for_each(|p| to.bulk(p.as_bytes()));
+    }
+
+    fn decode(_: Value) -> Decoded<Points> {
+        Ok(Points)
+    }
+}
+
 #[cfg(debug_assertions)]
 pub fn fail(call: &Call<'_>) -> Result<(), Refusal> {
-    use crate::edge::failpoint;
     let text = |n: usize| std::str::from_utf8(call.args[n]).unwrap_or_default();
     let n = text(1).parse::<i64>().unwrap_or(0);
     match text(0) {
         "clock" => failpoint::set_clock((n != 0).then_some(n.saturating_mul(1000))),
-        point => failpoint::arm(point, n.unsigned_abs()),
+        "list" => {
+            call.reply(&Points);
+            return Ok(());
+        }
+        point => {
+            let unknown = Refusal::fixed(Code::Err, "there is no such failpoint");
+            let left = failpoint::arm(point, n.unsigned_abs()).ok_or(unknown)?;
+            call.reply_int(i64::try_from(left).unwrap_or(i64::MAX));
+            return Ok(());
+        }
     }
     call.reply_int(1);
     Ok(())

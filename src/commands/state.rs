@@ -43,6 +43,7 @@ fn records<'k>(keys: &'k [Key<'_>]) -> SmallVec<[Option<&'k Record>; 1]> {
 
 /// A command that reads.
 pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
+    failpoint::hit("parse");
     let request = C::parse(call.args)?;
     failpoint::hit("read");
     let keys = open(call, C::SPEC.keys, Mode::Read)?;
@@ -52,6 +53,7 @@ pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
 
 /// A command that writes.
 pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
+    failpoint::hit("parse");
     let request = C::parse(call.args)?;
     let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
     let node = &mut *node();

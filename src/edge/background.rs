@@ -16,7 +16,7 @@ use super::call::{bytes_of, flags};
 use super::keys::{Key, Mode};
 use super::metrics::{held, METRICS};
 use super::node::{node, now_us};
-use super::{guard, listeners, log, propagate};
+use super::{failpoint, guard, listeners, log, propagate};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
@@ -84,6 +84,7 @@ struct Step {
 
 impl Pass {
     fn step(&self, ctx: *mut raw::RedisModuleCtx) {
+        failpoint::hit("tick");
         self.steps.set(self.steps.get() + 1);
         if POLICY_UNSEEN.swap(false, Relaxed) {
             watch_policy(ctx);
@@ -155,6 +156,7 @@ unsafe extern "C" fn look(
     step: *mut c_void,
 ) {
     guard::run(|| {
+        failpoint::hit("look");
         // SAFETY: `step` is what `bucket` gave; the key is open or null while this runs, and a
         // value of our type is a record, which nothing else looks at meanwhile.
         let (step, record) = unsafe {
@@ -187,6 +189,7 @@ unsafe extern "C" fn look(
 /// Lets the oldest versions of a key go, here and on replicas. Looked at anew: the scan's view of
 /// the key is over.
 fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
+    failpoint::hit("trim");
     // SAFETY: the timer's context; the name is ours and lives through the call.
     let Ok(mut key) = (unsafe { Key::open(ctx, name, Mode::Write) }) else {
         return;
@@ -215,6 +218,7 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
 
 /// Warns when the server may evict state.
 fn watch_policy(ctx: *mut raw::RedisModuleCtx) {
+    failpoint::hit("policy");
     // SAFETY: the field's text lives until the information is freed.
     let evicts = unsafe {
         let info = api!(RedisModule_GetServerInfo)(ctx, c"memory".as_ptr());

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, CString};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ptr, slice};
 
 use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
@@ -9,9 +10,9 @@ use maos_core::{Code, Refusal};
 
 use super::api::{api, raw};
 use super::guard::{self, Breaker};
-use super::log;
 use super::metrics::METRICS;
 use super::register;
+use super::{failpoint, log};
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
@@ -26,6 +27,10 @@ pub struct Call<'a> {
 /// The author of a write that no user made: one by another module, on its own account. No ACL user
 /// can have this name.
 const NO_USER: &[u8] = b"(none)";
+
+/// A panic has kept the server from being told the keys of the command that it is about to run: to the
+/// server it has none, and anybody may run it.
+static KEYS_UNTOLD: AtomicBool = AtomicBool::new(false);
 
 /// So many arguments, enough for a key, a value and three options, are kept without an allocation.
 const FEW: usize = 8;
@@ -87,13 +92,8 @@ pub unsafe fn enter(
     argc: c_int,
     handler: impl FnOnce(&Call<'_>) -> Result<(), Refusal>,
 ) -> c_int {
+    guard::begin();
     let done = guard::run(|| {
-        if let Some(seconds) = breaker.off_for() {
-            return Err(Refusal::new(
-                Code::Busy,
-                format!("{} is switched off for {seconds} more seconds after repeated panics; the server's log says where", spec.name),
-            ));
-        }
         // SAFETY: by the caller: `argc` strings that live through the callback.
         let argv = unsafe { slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) };
         // SAFETY: as above.
@@ -112,10 +112,25 @@ pub unsafe fn enter(
             &many
         };
         let call = Call { ctx, argv, args };
-        if matches!(spec.keys, Keys::Counted { .. }) && call.is_asked_for_keys() {
-            call.tell_keys(spec.keys);
-            return Ok(());
+        if matches!(spec.keys, Keys::Counted { .. }) {
+            if call.is_asked_for_keys() {
+                KEYS_UNTOLD.store(true, Relaxed);
+                call.tell_keys(spec.keys);
+                KEYS_UNTOLD.store(false, Relaxed);
+                return Ok(());
+            }
+            if KEYS_UNTOLD.load(Relaxed) {
+                KEYS_UNTOLD.store(false, Relaxed);
+                return Err(Refusal::fixed(Code::Err, "the server could not be told the keys of this command, by which it judges who may run it; its log says why"));
+            }
         }
+        if let Some(seconds) = breaker.off_for() {
+            return Err(Refusal::new(
+                Code::Busy,
+                format!("{} is switched off for {seconds} more seconds after repeated panics; the server's log says where", spec.name),
+            ));
+        }
+        failpoint::hit("enter");
         handler(&call)
     });
     match done {
@@ -130,7 +145,11 @@ pub unsafe fn enter(
             } else {
                 breaker.tripped(spec.name);
             }
-            let text = format!("{} met a fault of its own and changed nothing; the server's log says where. Please report it", spec.name);
+            let text = format!(
+                "{} met a fault of its own and {}; the server's log says where. Please report it",
+                spec.name,
+                guard::what_was_done()
+            );
             refuse(ctx, &Refusal::new(Code::Err, text));
         }
     }
@@ -155,6 +174,7 @@ impl Call<'_> {
     }
 
     fn tell_keys(&self, keys: Keys) {
+        failpoint::hit("keys");
         for at in keys.positions(self.args) {
             // SAFETY: as above, and the server has asked.
             unsafe {
@@ -169,6 +189,7 @@ impl Call<'_> {
 
     /// Answers.
     pub fn reply(&self, reply: &impl Reply) {
+        failpoint::hit("reply");
         reply.emit(&mut Out(self.ctx));
     }
 
@@ -179,6 +200,7 @@ impl Call<'_> {
 
     /// Does something with the name of the ACL user of the connection.
     pub fn with_user<T>(&self, users: &mut Users, then: impl FnOnce(&[u8]) -> T) -> T {
+        failpoint::hit("user");
         // SAFETY: the context of this call; the string is ours to free, and used before that.
         unsafe {
             // A connection may have no user (a master's link), and asking for the current user

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use maos_core::config::{Limits, Unit, SETTINGS};
 
 use super::api::{api, raw};
+use super::{failpoint, guard};
 
 static VALUES: [AtomicI64; SETTINGS.len()] = [const { AtomicI64::new(0) }; SETTINGS.len()];
 static CHANGED: AtomicBool = AtomicBool::new(true);
@@ -21,10 +22,13 @@ pub fn limits() -> Limits {
     Limits::from_values(|k| VALUES[k as usize].load(Relaxed).unsigned_abs())
 }
 
-// The server checks the range before it sets, so these cannot fail; there is nothing to guard.
-
 unsafe extern "C" fn get(_: *const c_char, which: *mut c_void) -> c_longlong {
-    VALUES[which.addr() % SETTINGS.len()].load(Relaxed)
+    let value = || VALUES[which.addr() % SETTINGS.len()].load(Relaxed);
+    guard::run(|| {
+        failpoint::hit("config get");
+        value()
+    })
+    .unwrap_or_else(value)
 }
 
 unsafe extern "C" fn set(
@@ -33,9 +37,16 @@ unsafe extern "C" fn set(
     which: *mut c_void,
     _: *mut *mut raw::RedisModuleString,
 ) -> c_int {
-    VALUES[which.addr() % SETTINGS.len()].store(value, Relaxed);
-    CHANGED.store(true, Relaxed);
-    raw::REDISMODULE_OK as c_int
+    // The server has checked the range.
+    let set = guard::run(|| {
+        failpoint::hit("config set");
+        VALUES[which.addr() % SETTINGS.len()].store(value, Relaxed);
+        CHANGED.store(true, Relaxed);
+    });
+    match set {
+        Some(()) => raw::REDISMODULE_OK as c_int,
+        None => raw::REDISMODULE_ERR as c_int,
+    }
 }
 
 /// Registers all settings and takes their values from `redis.conf`.

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, guard, lineage, listeners};
+use super::{background, failpoint, guard, lineage, listeners};
 
 /// The events that are asked for. All are offered since Redis 7.0.
 const EVENTS: [u64; 7] = [
@@ -40,10 +40,18 @@ unsafe extern "C" fn happened(
     // Before all else, and it cannot panic: to miss this is to lose data. Some that bring no listener
     // are not told apart.
     listeners::may_have_come();
-    guard::run(|| match event.id {
-        raw::REDISMODULE_EVENT_CONFIG => background::look_at_policy(),
-        raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
-        raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => lineage::replaced(false),
-        _ => {}
+    let noted = guard::run(|| {
+        failpoint::hit("event");
+        match event.id {
+            raw::REDISMODULE_EVENT_CONFIG => background::look_at_policy(),
+            raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
+            raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => {
+                lineage::replaced(false)
+            }
+            _ => {}
+        }
     });
+    if noted.is_none() {
+        lineage::raise_to_now();
+    }
 }

@@ -1,7 +1,56 @@
 //! Faults on purpose, in debug builds only: a panic at a named point, a wall clock that is wrong.
 //! In a release build nothing of it exists.
 
-/// Panics if a test has armed this point.
+/// Every point: one for each stage of a command, and one for each other place in which code of ours
+/// runs for the server. A test goes through all of them.
+#[cfg(debug_assertions)]
+pub const POINTS: &[&str] = &[
+    // Commands: called at all, asked for their keys, then what `commands` does in turn.
+    "enter",
+    "keys",
+    "parse",
+    "open",
+    "user",
+    "read",
+    "decide",
+    "decided",
+    "apply",
+    "reply",
+    // What a master, the AOF or a slot's former node sends.
+    "obey apply",
+    "obey load",
+    "obey restored",
+    // The data type.
+    "save",
+    "load",
+    "rewrite",
+    "digest",
+    "copy",
+    "free",
+    "mem usage",
+    "free effort",
+    "unlink",
+    "defrag",
+    // RESTORE by a client, and of what was decided elsewhere.
+    "restore decide",
+    "restore obey",
+    "restore event",
+    "restore done",
+    "restore forget",
+    // The background pass.
+    "tick",
+    "policy",
+    "listeners",
+    "look",
+    "trim",
+    // What the server tells and asks.
+    "event",
+    "config get",
+    "config set",
+    "info",
+];
+
+/// Panics if a test has armed this point, which must stand in [`POINTS`].
 #[inline(always)]
 pub fn hit(point: &str) {
     #[cfg(debug_assertions)]
@@ -15,40 +64,50 @@ pub use armed::{arm, clock, set_clock};
 
 #[cfg(debug_assertions)]
 mod armed {
-    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-    static ARMED: Mutex<Option<(String, u64)>> = Mutex::new(None);
+    use super::POINTS;
+
+    // No lock: values are freed in threads, and a fork may come while one of them holds it.
+    static ARMED: AtomicUsize = AtomicUsize::new(usize::MAX);
+    static LEFT: AtomicU64 = AtomicU64::new(0);
     static CLOCK_US: AtomicI64 = AtomicI64::new(i64::MIN);
 
-    /// The next `times` hits of this point panic.
-    pub fn arm(point: &str, times: u64) {
-        if let Ok(mut armed) = ARMED.lock() {
-            *armed = Some((point.to_string(), times));
-        }
+    fn place(point: &str) -> Option<usize> {
+        POINTS.iter().position(|p| *p == point)
+    }
+
+    /// The next `times` hits of this point panic, and those of no other. How many hits the point that was
+    /// armed before has still been waiting for; `None` if there is no such point.
+    pub fn arm(point: &str, times: u64) -> Option<u64> {
+        let place = place(point)?;
+        let left = LEFT.swap(0, SeqCst);
+        ARMED.store(place, SeqCst);
+        LEFT.store(times, SeqCst);
+        Some(left)
     }
 
     pub fn hit(point: &str) {
-        let Ok(mut armed) = ARMED.lock() else { return };
-        let Some((name, left)) = armed.as_mut() else {
-            return;
+        let Some(place) = place(point) else {
+            panic!("the failpoint {point} is not in the list");
         };
-        if name != point || *left == 0 {
+        if LEFT.load(SeqCst) == 0 || ARMED.load(SeqCst) != place {
             return;
         }
-        *left -= 1;
-        drop(armed);
-        panic!("failpoint {point}");
+        let fewer = |left: u64| left.checked_sub(1);
+        if LEFT.fetch_update(SeqCst, SeqCst, fewer).is_ok() {
+            panic!("failpoint {point}");
+        }
     }
 
     /// Moves the wall clock by this many microseconds; `None` sets it right again.
     pub fn set_clock(offset_us: Option<i64>) {
-        CLOCK_US.store(offset_us.unwrap_or(i64::MIN), Relaxed);
+        CLOCK_US.store(offset_us.unwrap_or(i64::MIN), SeqCst);
     }
 
     /// The wall clock, if it is wrong on purpose.
     pub fn clock() -> Option<u64> {
-        let offset = CLOCK_US.load(Relaxed);
+        let offset = CLOCK_US.load(SeqCst);
         if offset == i64::MIN {
             return None;
         }

@@ -11,6 +11,9 @@ use super::{log, node};
 
 static APPLYING: AtomicBool = AtomicBool::new(false);
 
+/// A change has been applied since [`begin`].
+static APPLIED: AtomicBool = AtomicBool::new(false);
+
 /// Runs an entry. A panic in it is counted and logged, and gives `None`.
 pub fn run<T>(entry: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(entry)) {
@@ -33,7 +36,21 @@ pub fn applying<T>(apply: impl FnOnce() -> T) -> T {
     APPLYING.store(true, Relaxed);
     let value = apply();
     APPLYING.store(false, Relaxed);
+    APPLIED.store(true, Relaxed);
     value
+}
+
+/// A command begins.
+pub fn begin() {
+    APPLIED.store(false, Relaxed);
+}
+
+/// What a command that panicked has done.
+pub fn what_was_done() -> &'static str {
+    match APPLIED.load(Relaxed) {
+        true => "made its change, which stays,",
+        false => "changed nothing",
+    }
 }
 
 /// Makes panics say where they were, in the server's log.

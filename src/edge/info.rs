@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, guard, listeners, node};
+use super::{background, failpoint, guard, listeners, node};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -18,7 +18,10 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) {
 unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report: c_int) {
     // In a crash report nothing may be assumed, so nothing is touched.
     if for_crash_report == 0 {
-        guard::run(|| write(ctx));
+        guard::run(|| {
+            failpoint::hit("info");
+            write(ctx);
+        });
     }
 }
 

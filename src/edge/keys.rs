@@ -47,6 +47,7 @@ impl<'c> Key<'c> {
         name: *mut raw::RedisModuleString,
         mode: Mode,
     ) -> Result<Key<'c>, Refusal> {
+        failpoint::hit("open");
         let mode = match mode {
             Mode::Read => raw::REDISMODULE_READ,
             Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,

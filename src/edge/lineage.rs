@@ -13,8 +13,9 @@ use maos_core::Stamp;
 use super::api::{api, api_if, raw};
 use super::call::bytes_of;
 use super::keys::{Key, Mode};
+use super::metrics::METRICS;
 use super::node::{node, now_us, Node};
-use super::{guard, propagate};
+use super::{failpoint, guard, log, propagate};
 
 /// Atomic because the server tells of removed values wherever it removes them, also while a command of
 /// ours holds the node.
@@ -43,6 +44,11 @@ pub fn raise(stamp: Stamp) {
     if stamp > floor() {
         FLOOR.store(stamp.0, Relaxed);
     }
+}
+
+/// What was gone from here is not known, because telling it failed: anything up to now.
+pub fn raise_to_now() {
+    raise(Stamp(now_us()));
 }
 
 /// A context of our own, with this database selected. On the main thread only. What is replicated through
@@ -102,6 +108,7 @@ pub fn announce(note: Note, node: &mut Node) {
 /// The commands that travel together are done: is the key there?
 unsafe extern "C" fn done(_: *mut raw::RedisModuleCtx, note: *mut c_void) {
     guard::run(|| {
+        failpoint::hit("restore done");
         // SAFETY: made by `announce`, taken back after this.
         let note = unsafe { &*note.cast::<Note>() };
         let ctx = context(note.db);
@@ -116,8 +123,11 @@ unsafe extern "C" fn done(_: *mut raw::RedisModuleCtx, note: *mut c_void) {
 }
 
 unsafe extern "C" fn forget(note: *mut c_void) {
-    // SAFETY: made by `announce`, and not used after this.
-    guard::run(|| drop(unsafe { Box::from_raw(note.cast::<Note>()) }));
+    guard::run(|| {
+        failpoint::hit("restore forget");
+        // SAFETY: made by `announce`, and not used after this.
+        drop(unsafe { Box::from_raw(note.cast::<Note>()) });
+    });
 }
 
 /// A key was restored: what was decided about it is sent.
@@ -127,7 +137,8 @@ unsafe extern "C" fn restored(
     event: *const c_char,
     name: *mut raw::RedisModuleString,
 ) -> c_int {
-    guard::run(|| {
+    let tell = || {
+        failpoint::hit("restore event");
         // SAFETY: the server's event and key, in its callback.
         let (event, name) = unsafe { (CStr::from_ptr(event), bytes_of(name)) };
         if event != c"restore" {
@@ -136,7 +147,12 @@ unsafe extern "C" fn restored(
         if let Some(note) = node().decided.take().filter(|n| *n.key == *name) {
             propagate::restored(context(note.db), &note.key, note.restored);
         }
-    });
+    };
+    // What is not sent now makes replicas differ: it is worth a second try.
+    if guard::run(tell).or_else(|| guard::run(tell)).is_none() {
+        METRICS.damaged.one();
+        log::warning("what was decided about a RESTORE was not sent: replicas and the AOF may differ from this node");
+    }
     raw::REDISMODULE_OK as c_int
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::api::{api, raw};
 use super::call::flags;
+use super::failpoint;
 use super::metrics::METRICS;
 
 static MAY_LISTEN: AtomicBool = AtomicBool::new(true);
@@ -42,6 +43,7 @@ pub fn may_have_come() {
 
 /// Looks whether nothing listens any more. Called from time to time, not while a command runs.
 pub fn look(ctx: *mut raw::RedisModuleCtx) {
+    failpoint::hit("listeners");
     let may = raw::REDISMODULE_CTX_FLAGS_LOADING
         | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING
         | raw::REDISMODULE_CTX_FLAGS_CLUSTER

@@ -8,9 +8,8 @@ use maos_core::record::Record;
 
 use super::{boxed, unboxed};
 use crate::edge::api::{api, raw};
-use crate::edge::guard;
-use crate::edge::lineage;
 use crate::edge::metrics::METRICS;
+use crate::edge::{failpoint, guard, lineage};
 
 /// The record of a value.
 ///
@@ -46,8 +45,11 @@ impl Digest for Server {
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
-    // SAFETY: the server gives a value of our type.
-    guard::run(|| show(unsafe { record(value) }, &mut Server(md)));
+    guard::run(|| {
+        failpoint::hit("digest");
+        // SAFETY: the server gives a value of our type.
+        show(unsafe { record(value) }, &mut Server(md));
+    });
 }
 
 /// May run in a thread of the server.
@@ -56,6 +58,7 @@ pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_v
 /// Called by the server.
 pub unsafe extern "C" fn free(value: *mut c_void) {
     guard::run(|| {
+        failpoint::hit("free");
         // SAFETY: the server gives the value up.
         drop(unsafe { unboxed(value) });
     });
@@ -68,8 +71,12 @@ pub unsafe extern "C" fn mem_usage(
     value: *const c_void,
     _samples: usize,
 ) -> usize {
-    // SAFETY: the server gives a value of our type.
-    guard::run(|| unsafe { record(value) }.bytes()).unwrap_or(0)
+    guard::run(|| {
+        failpoint::hit("mem usage");
+        // SAFETY: the server gives a value of our type.
+        unsafe { record(value) }.bytes()
+    })
+    .unwrap_or(0)
 }
 
 /// How many allocations it takes to free the value: the server frees large ones in a thread.
@@ -80,8 +87,12 @@ pub unsafe extern "C" fn free_effort(
     _: *mut raw::RedisModuleKeyOptCtx,
     value: *const c_void,
 ) -> usize {
-    // SAFETY: the server gives a value of our type.
-    guard::run(|| unsafe { record(value) }.allocations()).unwrap_or(1)
+    guard::run(|| {
+        failpoint::hit("free effort");
+        // SAFETY: the server gives a value of our type.
+        unsafe { record(value) }.allocations()
+    })
+    .unwrap_or(1)
 }
 
 /// A key with this value has been removed, or gets another. On the main thread: what takes long is freed
@@ -90,11 +101,15 @@ pub unsafe extern "C" fn free_effort(
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
-    guard::run(|| {
+    let seen = guard::run(|| {
+        failpoint::hit("unlink");
         METRICS.unlinked.one();
         // SAFETY: the server gives a value of our type.
         lineage::raise(unsafe { record(value) }.current().stamp());
     });
+    if seen.is_none() {
+        lineage::raise_to_now();
+    }
 }
 
 /// # Safety
@@ -103,8 +118,13 @@ pub unsafe extern "C" fn copy(
     _: *mut raw::RedisModuleKeyOptCtx,
     value: *const c_void,
 ) -> *mut c_void {
-    // SAFETY: the server gives a value of our type.
-    guard::run(|| boxed(unsafe { record(value) }.clone())).unwrap_or(ptr::null_mut())
+    // Null is an error to the client.
+    guard::run(|| {
+        failpoint::hit("copy");
+        // SAFETY: the server gives a value of our type.
+        boxed(unsafe { record(value) }.clone())
+    })
+    .unwrap_or(ptr::null_mut())
 }
 
 /// Moves the record's allocations to where the server's allocator would rather have them. The array
@@ -118,6 +138,7 @@ pub unsafe extern "C" fn defrag(
     value: *mut *mut c_void,
 ) -> c_int {
     guard::run(|| {
+        failpoint::hit("defrag");
         // SAFETY: the server gives the place of a value of our type. What `DefragAlloc` returns is
         // null, or a new home for the same bytes, the old one freed.
         unsafe {
@@ -126,7 +147,8 @@ pub unsafe extern "C" fn defrag(
                 *value = home;
             }
             let record = &mut *(*value).cast::<Record>();
-            record.move_blobs(&mut |blob| moved(ctx, blob));
+            // Half moved it would be torn.
+            guard::applying(|| record.move_blobs(&mut |blob| moved(ctx, blob)));
         }
     });
     0

@@ -13,12 +13,13 @@ use crate::edge::api::{api, raw};
 use crate::edge::call::flags;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us, Node};
-use crate::edge::{guard, log};
+use crate::edge::{failpoint, guard, log};
 
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    guard::run(|| {
+    let saved = guard::run(|| {
+        failpoint::hit("save");
         let buffer = &mut node().scratch;
         buffer.clear();
         // SAFETY: the server gives a value of our type, which is a record, and its own `io`.
@@ -27,12 +28,35 @@ pub unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
             api!(RedisModule_SaveStringBuffer)(io, buffer.as_ptr().cast::<c_char>(), buffer.len());
         }
     });
+    if saved.is_none() {
+        // SAFETY: the server's `io`, in its callback.
+        unsafe { fail(io) };
+    }
+}
+
+/// Makes what is being written fail: a file in which a record is missing would be taken for a good one,
+/// and put in the place of the last good one.
+///
+/// `rdb_save` has no way to say that it failed. But the server marks `io` as failed, writes nothing and
+/// goes on when it is asked to emit a command that it does not know. So SAVE and SHUTDOWN answer an error,
+/// the child of BGSAVE or of a rewritten AOF ends with one, and the file that was there stays. DUMP does
+/// not look at the mark: it gives a payload without a record in it, which RESTORE refuses.
+///
+/// # Safety
+/// `io` must be the server's, in its callback.
+unsafe fn fail(io: *mut raw::RedisModuleIO) {
+    // SAFETY: `io` by the caller; the texts are the server's to read, and the format has no arguments.
+    unsafe {
+        log::io_warning(io, "a state record could not be written down, so all that was being written is given up; the file before it stays");
+        api!(RedisModule_EmitAOF)(io, c"maos.".as_ptr(), c"".as_ptr());
+    }
 }
 
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
     guard::run(|| {
+        failpoint::hit("load");
         if encoding != c_int::from(v1::ENCODING) {
             let text = format!("a state record has encoding {encoding}; this version of maos reads 1. Load it with the version that wrote it, or a later one");
             // SAFETY: the server's `io`, in its callback.
@@ -59,7 +83,10 @@ pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             }
         }
     })
-    .unwrap_or(ptr::null_mut())
+    .unwrap_or_else(|| {
+        METRICS.damaged.one();
+        ptr::null_mut()
+    })
 }
 
 /// # Safety
@@ -113,7 +140,8 @@ pub unsafe extern "C" fn rewrite(
     key: *mut raw::RedisModuleString,
     value: *mut c_void,
 ) {
-    guard::run(|| {
+    let written = guard::run(|| {
+        failpoint::hit("rewrite");
         let buffer = &mut node().scratch;
         buffer.clear();
         // SAFETY: as for `save`; the format says what follows: a string, bytes and their length.
@@ -129,4 +157,8 @@ pub unsafe extern "C" fn rewrite(
             );
         }
     });
+    if written.is_none() {
+        // SAFETY: the server's `io`, in its callback.
+        unsafe { fail(io) };
+    }
 }

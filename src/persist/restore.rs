@@ -10,6 +10,7 @@ use maos_core::Stamp;
 
 use crate::edge::api::{api, raw};
 use crate::edge::call::{bytes_of, flags};
+use crate::edge::failpoint;
 use crate::edge::keys::{Key, Mode};
 use crate::edge::lineage::{self, Name, Note};
 use crate::edge::node::{node, now_us};
@@ -34,6 +35,7 @@ unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])> {
 /// # Safety
 /// `io` must be the server's, in its callback.
 pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result<(), Damaged> {
+    failpoint::hit("restore decide");
     // SAFETY: by the caller.
     let (Some(live), Some((db, key))) = (record.live(), unsafe { place(io) }) else {
         return Ok(());
@@ -62,6 +64,7 @@ pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result
 /// # Safety
 /// `io` must be the server's, in its callback.
 pub unsafe fn obey(io: *mut raw::RedisModuleIO, record: &mut Record) -> bool {
+    failpoint::hit("restore obey");
     let node = &mut *node();
     node.decided = None;
     // Whatever is loaded next: a decision is about that, or about nothing.

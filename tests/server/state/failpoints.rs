@@ -1,0 +1,530 @@
+//! A panic at every place in which code of ours runs for the server: the server stays up, the client is
+//! told where there is a way to tell it, and nothing has changed. The points come from the module's own
+//! list, and one without an entry here fails the test.
+//!
+//! Needs a build with failpoints. What happens when a change is torn (`apply`) is in `faults`.
+
+use std::collections::BTreeSet;
+
+use super::limits::fragment;
+use super::persistence::wait_rewritten;
+use super::{fill, has_failpoints, metric, picture};
+use crate::harness::*;
+
+/// A master with a replica, and what they hold.
+struct Bed {
+    master: Server,
+    replica: Server,
+    keys: Vec<&'static str>,
+    held: Vec<String>,
+    arms: i64,
+}
+
+/// Every read and every write, on keys that [`fill`] makes.
+const READS: &[&str] = &[
+    "MAOS.GET told",
+    "MAOS.MGET 2 told plain FULL",
+    "MAOS.HISTORY told VALUES",
+    "MAOS.DIFF json -1 -2",
+];
+const WRITES: &[&str] = &[
+    "MAOS.SET told x",
+    "MAOS.CAS fresh 0 x",
+    "MAOS.DEL told",
+    "MAOS.MSET 2 told x plain y",
+    "MAOS.MCAS 2 fresh 0 x newer 0 y",
+    "MAOS.ROLLBACK told VERSION -1",
+];
+
+impl Bed {
+    /// Nothing if the build has no failpoints. The node's own pass rests until it is wanted.
+    fn new(lines: &[(&str, &str)]) -> Option<Bed> {
+        let quiet = ("maos.background-effort-us", "0");
+        let master = Server::with(&[lines, &[quiet]].concat());
+        if !has_failpoints(&mut master.conn()) {
+            println!("skipped: this build has no failpoints");
+            return None;
+        }
+        let mut keys = fill(&mut master.conn());
+        for n in 0..3 {
+            let json = format!("{{\"n\":{n}}}");
+            cmd!(master.conn(), "MAOS.SET", "json", json).int();
+        }
+        keys.push("json");
+        let held = picture(&mut master.conn(), &keys);
+        let replica = replica_of(&master);
+        Some(Bed {
+            master,
+            replica,
+            keys,
+            held,
+            arms: 0,
+        })
+    }
+
+    /// The next hit of this point on the master panics. A minute later than the one before, or the commands
+    /// would be switched off.
+    fn arm(&mut self, point: &str) {
+        self.arms += 1;
+        let conn = &mut self.master.conn();
+        conn.run(&format!("MAOS.FAIL clock {}", self.arms * 61_000))
+            .int();
+        arm(conn, point);
+    }
+
+    /// One panic at this point while `act` runs, and all is as it was.
+    #[track_caller]
+    fn hurt(&mut self, point: &str, act: impl FnOnce(&mut Conn)) {
+        let before = metric(&mut self.master.conn(), "panics");
+        self.arm(point);
+        act(&mut self.master.conn());
+        let conn = &mut self.master.conn();
+        assert_eq!(left(conn), 0, "{point} was not reached");
+        assert_eq!(metric(conn, "panics"), before + 1, "{point}");
+        self.unchanged(point);
+    }
+
+    #[track_caller]
+    fn unchanged(&self, point: &str) {
+        let conn = &mut self.master.conn();
+        assert_eq!(conn.run("PING"), Reply::Simple("PONG".into()));
+        assert_eq!(picture(conn, &self.keys), self.held, "{point}");
+        assert_eq!(conn.run("EXISTS fresh newer").int(), 0, "{point}");
+        self.same(point);
+    }
+
+    #[track_caller]
+    fn same(&self, point: &str) {
+        wait_synced(&self.master, &self.replica);
+        let there = digest_all(&mut self.replica.conn());
+        assert_eq!(there, digest_all(&mut self.master.conn()), "{point}");
+    }
+}
+
+/// The next hit of this point panics.
+#[track_caller]
+fn arm(conn: &mut Conn, point: &str) {
+    cmd!(conn, "MAOS.FAIL", point, "1").int();
+}
+
+/// Disarms; 1 if nothing came to the point that was armed.
+#[track_caller]
+fn left(conn: &mut Conn) -> i64 {
+    conn.run("MAOS.FAIL apply 0").int()
+}
+
+/// The points that the module has.
+fn points(conn: &mut Conn) -> BTreeSet<String> {
+    let list = conn.run("MAOS.FAIL list 0");
+    let names = list.array().iter().map(|p| p.text().to_owned());
+    names.collect()
+}
+
+#[track_caller]
+fn is_a_fault(reply: &Reply, what: &str) {
+    let text = "met a fault of its own and changed nothing";
+    assert!(reply.err().contains(text), "{what}: {reply}");
+}
+
+/// What is tested here, by topic: each test names its points, and together they are all there are.
+const STAGES: &[&str] = &[
+    "enter", "parse", "open", "user", "read", "decide", "decided",
+];
+const REPLY: &[&str] = &["reply"];
+const KEYS: &[&str] = &["keys"];
+const TORN: &[&str] = &["apply"];
+const OBEYED: &[&str] = &["obey apply", "obey load", "obey restored"];
+const WRITTEN: &[&str] = &["save", "rewrite"];
+const RESTORED: &[&str] = &[
+    "load",
+    "restore decide",
+    "restore obey",
+    "restore event",
+    "restore done",
+    "restore forget",
+];
+const VALUES: &[&str] = &["digest", "copy", "mem usage", "free effort", "free"];
+const GONE: &[&str] = &["unlink", "event"];
+const MOVED: &[&str] = &["defrag"];
+const PASS: &[&str] = &["tick", "policy", "listeners", "look", "trim"];
+const ASKED: &[&str] = &["config get", "config set", "info"];
+
+#[test]
+fn every_point_of_the_module_is_tested() {
+    let Some(bed) = Bed::new(&[]) else { return };
+    let tested = [
+        STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, ASKED,
+    ];
+    let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
+    assert_eq!(points(&mut bed.master.conn()), tested);
+    let unknown = cmd!(bed.master.conn(), "MAOS.FAIL", "no such point", "1");
+    assert!(unknown.is_err(), "{unknown}");
+}
+
+/// Every stage of every command, plain, in a transaction and in a script.
+#[test]
+fn a_panic_at_any_stage_of_any_command_changes_nothing() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    for point in STAGES {
+        let lines: Vec<&str> = match *point {
+            "read" => READS.to_vec(),
+            "user" | "decide" | "decided" => WRITES.to_vec(),
+            _ => [READS, WRITES].concat(),
+        };
+        for line in &lines {
+            bed.hurt(point, |conn| is_a_fault(&conn.run(line), line));
+        }
+        let line = lines[lines.len() - 1];
+        bed.hurt(point, |conn| {
+            conn.run("MULTI").ok();
+            conn.run(line);
+            is_a_fault(&conn.run("EXEC").array()[0], line);
+        });
+        bed.hurt(point, |conn| {
+            let words = split_line(line).expect("a line");
+            let body = "return redis.pcall(unpack(ARGV))";
+            let head = [
+                b"EVAL".to_vec(),
+                body.into(),
+                b"1".to_vec(),
+                b"told".to_vec(),
+            ];
+            is_a_fault(&conn.cmd(&[&head[..], &words].concat()), line);
+        });
+    }
+    let conn = &mut bed.master.conn();
+    conn.run("DEBUG RELOAD").ok();
+    assert_eq!(picture(conn, &bed.keys), bed.held);
+}
+
+/// Where the reply fails the change is made already, and the error says so.
+#[test]
+fn a_write_whose_reply_panics_says_that_it_was_made() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    for line in READS {
+        bed.hurt("reply", |conn| is_a_fault(&conn.run(line), line));
+    }
+    let conn = &mut bed.master.conn();
+    let before = conn.run("MAOS.GET told FULL").field("version").int();
+    for line in WRITES.iter().filter(|line| !line.contains("DEL")) {
+        conn.run("DEL fresh newer");
+        bed.arm("reply");
+        let reply = conn.run(line);
+        let made = "met a fault of its own and made its change, which stays,";
+        assert!(reply.err().contains(made), "{line}: {reply}");
+        assert_eq!(left(conn), 0);
+        bed.same(line);
+    }
+    assert!(conn.run("MAOS.GET told FULL").field("version").int() > before);
+    // A lost race changes nothing, and its error does not say that it did.
+    bed.arm("reply");
+    is_a_fault(&conn.run("MAOS.CAS told 1 x"), "a lost race");
+}
+
+/// A server asks for the keys of a command, and then lets a user run it who may name these keys. If they
+/// could not be told, the command does not run.
+#[test]
+fn a_panic_while_keys_are_told_opens_no_key() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    bed.arm("keys");
+    let conn = &mut bed.master.conn();
+    conn.run("COMMAND GETKEYS MAOS.MSET 2 told x plain y");
+    if left(conn) > 0 {
+        println!("skipped: this server does not ask for keys");
+        return;
+    }
+    conn.run("ACL SETUSER limited on nopass ~mine:* +@all").ok();
+    let limited = &mut bed.master.conn();
+    limited.run("AUTH limited any").ok();
+    for line in [
+        "MAOS.MGET 2 told plain",
+        "MAOS.MSET 2 told x plain y",
+        "MAOS.MCAS 2 fresh 0 x newer 0 y",
+    ] {
+        bed.arm("keys");
+        let reply = limited.run(line);
+        assert!(reply.is_err(), "{line}: {reply}");
+        bed.unchanged(line);
+        assert_eq!(limited.run(line).code(), "NOPERM");
+    }
+    let reply = limited.run("MAOS.MSET 2 mine:a x mine:b y");
+    assert!(reply.int() > 0, "and it runs again: {reply}");
+}
+
+/// What a replica cannot apply is missing there from then on. It says so, and a full copy mends it.
+#[test]
+fn what_was_not_obeyed_is_counted_and_a_full_copy_mends_it() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    let conn = &mut bed.master.conn();
+    let old = conn.run("DUMP told").bytes().to_vec();
+    for point in ["obey apply", "obey restored"] {
+        let there = &mut bed.replica.conn();
+        arm(there, point);
+        match point {
+            "obey apply" => drop(conn.run("MAOS.SET told x").int()),
+            _ => cmd!(conn, "RESTORE", "told", "0", old, "REPLACE").ok(),
+        }
+        eventually(PATIENCE, "the replica met it", || {
+            metric(there, "panics") == 1
+        });
+        assert_eq!(left(there), 0);
+        assert!(metric(there, "damaged") > 0, "{point}");
+        assert_eq!(there.run("PING"), Reply::Simple("PONG".into()));
+        assert_ne!(digest(there, "told"), digest(conn, "told"), "{point}");
+        assert!(bed.replica.log().contains("was not applied"), "{point}");
+        bed.replica.restart(Stop::NoSave);
+        bed.same(point);
+    }
+}
+
+#[test]
+fn what_was_not_loaded_from_an_aof_is_counted() {
+    let lines = [("appendonly", "yes"), ("aof-use-rdb-preamble", "no")];
+    let Some(bed) = Bed::new(&lines) else { return };
+    let conn = &mut bed.master.conn();
+    conn.run("BGREWRITEAOF");
+    wait_rewritten(conn);
+    for point in ["obey load", "obey apply"] {
+        conn.run("MAOS.SET late v").int();
+        let held = digest_all(conn);
+        arm(conn, point);
+        conn.run("DEBUG LOADAOF");
+        assert_eq!(left(conn), 0);
+        assert_eq!(conn.run("PING"), Reply::Simple("PONG".into()));
+        assert!(metric(conn, "damaged") > 0);
+        // The file is whole.
+        conn.run("DEBUG LOADAOF").ok();
+        assert_eq!(digest_all(conn), held);
+        assert_eq!(picture(conn, &bed.keys), bed.held);
+    }
+}
+
+fn file(server: &Server) -> Vec<u8> {
+    std::fs::read(server.dir().join("dump.rdb")).expect("a file was saved")
+}
+
+fn wait_saved(conn: &mut Conn, status: &str) {
+    eventually(PATIENCE, "the child is done", || {
+        conn.info("persistence")["rdb_bgsave_in_progress"] == "0"
+    });
+    let info = conn.info("persistence");
+    assert_eq!(info["rdb_last_bgsave_status"], status);
+}
+
+/// A record that is not written down must not be missing from a file that looks whole.
+#[test]
+fn a_save_that_panics_fails_and_the_file_before_it_stays() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    let conn = &mut bed.master.conn();
+    // The copy for the replica was made by a child.
+    wait_saved(conn, "ok");
+    conn.run("SAVE").ok();
+    let whole = file(&bed.master);
+    for how in ["SAVE", "DEBUG RELOAD", "SHUTDOWN SAVE"] {
+        bed.hurt("save", |conn| {
+            let reply = conn.run(how);
+            assert!(reply.is_err(), "{how}: {reply}");
+        });
+        assert_eq!(file(&bed.master), whole, "{how}");
+    }
+    // A child panics with its own copy of the point: the one here stays armed.
+    bed.arm("save");
+    conn.run("BGSAVE");
+    wait_saved(conn, "err");
+    assert_eq!(left(conn), 1);
+    assert_eq!(file(&bed.master), whole, "BGSAVE");
+    conn.run("BGSAVE");
+    wait_saved(conn, "ok");
+    bed.unchanged("BGSAVE");
+    // A replica is not given half a copy.
+    let given_up = |server: &Server| server.log().matches("is given up").count();
+    let before = given_up(&bed.master);
+    bed.arm("save");
+    let source = format!("127.0.0.1 {}", bed.master.port());
+    let setup = bed.master.setup().clone().set("replicaof", &source);
+    let late = setup.start();
+    eventually(PATIENCE, "a copy is given up", || {
+        given_up(&bed.master) > before
+    });
+    assert_eq!(late.conn().run("DBSIZE").int(), 0);
+    assert_eq!(left(conn), 1);
+    wait_synced(&bed.master, &late);
+    assert_eq!(digest_all(&mut late.conn()), digest_all(conn));
+    // What DUMP gives is refused.
+    bed.hurt("save", |conn| {
+        let dump = conn.run("DUMP told").bytes().to_vec();
+        for command in ["RESTORE", "RESTORE-ASKING"] {
+            let reply = cmd!(conn, command, "fresh", "0", dump);
+            assert!(reply.is_err(), "{command}: {reply}");
+        }
+    });
+}
+
+#[test]
+fn a_rewrite_that_panics_fails_and_the_file_before_it_stays() {
+    for (preamble, point) in [("no", "rewrite"), ("yes", "save")] {
+        let lines = [
+            ("appendonly", "yes"),
+            ("appendfsync", "always"),
+            ("aof-use-rdb-preamble", preamble),
+        ];
+        let Some(mut bed) = Bed::new(&lines) else {
+            return;
+        };
+        let conn = &mut bed.master.conn();
+        wait_rewritten(conn);
+        bed.arm(point);
+        conn.run("BGREWRITEAOF");
+        eventually(PATIENCE, "the rewrite fails", || {
+            conn.info("persistence")["aof_last_bgrewrite_status"] == "err"
+        });
+        assert_eq!(left(conn), 1);
+        bed.unchanged(point);
+        // The server tries again later: it is not to meet this test's end.
+        bed.master.restart(Stop::Kill);
+        assert_eq!(picture(&mut bed.master.conn(), &bed.keys), bed.held);
+    }
+}
+
+#[test]
+fn a_restore_that_panics_is_refused_or_goes_everywhere() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    let conn = &mut bed.master.conn();
+    let dump = conn.run("DUMP told").bytes().to_vec();
+    for point in ["load", "restore decide", "restore obey"] {
+        bed.hurt(point, |conn| {
+            let reply = cmd!(conn, "RESTORE", "fresh", "0", dump);
+            assert!(reply.is_err(), "{point}: {reply}");
+        });
+    }
+    // What was decided about it is sent, be it at the second try.
+    let mut reached = vec![];
+    for point in ["restore event", "restore done", "restore forget"] {
+        bed.arm(point);
+        cmd!(conn, "RESTORE", "back", "0", dump, "REPLACE").ok();
+        if left(conn) == 0 {
+            reached.push(point);
+        }
+        bed.same(point);
+        assert_eq!(metric(&mut bed.replica.conn(), "damaged"), 0);
+    }
+    // A server has one way or the other.
+    let known = [
+        vec!["restore event"],
+        vec!["restore done", "restore forget"],
+    ];
+    assert!(known.contains(&reached), "{reached:?}");
+}
+
+#[test]
+fn a_panic_over_a_value_harms_no_other() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    bed.hurt("digest", |conn| drop(conn.run("DEBUG DIGEST-VALUE told")));
+    bed.hurt("copy", |conn| {
+        let reply = conn.run("COPY told fresh");
+        assert!(reply.is_err(), "{reply}");
+    });
+    bed.hurt("mem usage", |conn| {
+        assert!(conn.run("MEMORY USAGE told").int() >= 0);
+    });
+    bed.hurt("free effort", |conn| {
+        conn.run("MAOS.SET scratch v").int();
+        assert_eq!(conn.run("UNLINK scratch").int(), 1);
+    });
+    // It is not freed, and the key is gone.
+    bed.hurt("free", |conn| {
+        conn.run("MAOS.SET scratch v").int();
+        assert_eq!(conn.run("DEL scratch").int(), 1);
+        assert_eq!(conn.run("EXISTS scratch").int(), 0);
+    });
+}
+
+/// If the node misses that a version is gone, the promise that it comes never again still holds.
+#[test]
+fn what_goes_unseen_still_comes_never_again() {
+    for (point, purge) in [("unlink", "DEL k"), ("event", "FLUSHALL")] {
+        let (from, to) = (Server::start(), Server::start());
+        let (there, conn) = (&mut from.conn(), &mut to.conn());
+        if !has_failpoints(conn) {
+            println!("skipped: this build has no failpoints");
+            return;
+        }
+        let old = there.run("MAOS.SET k v").int();
+        let dump = there.run("DUMP k").bytes().to_vec();
+        let version = |conn: &mut Conn| conn.run("MAOS.GET k WITHVERSION").array()[1].int();
+        cmd!(conn, "RESTORE", "k", "0", dump).ok();
+        assert_eq!(version(conn), old, "it was never here before");
+        arm(conn, point);
+        conn.run(purge);
+        assert_eq!(left(conn), 0, "{point}");
+        cmd!(conn, "RESTORE", "k", "0", dump).ok();
+        assert!(version(conn) > old, "{point}");
+    }
+}
+
+#[test]
+fn a_panic_while_a_record_is_moved_leaves_it_where_it_is() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    if !has_failpoints(conn) || !fragment(conn, 5000) {
+        println!(
+            "skipped: this build has no failpoints, or this server's allocator cannot defragment"
+        );
+        return;
+    }
+    let before = digest_all(conn);
+    arm(conn, "defrag");
+    conn.run("CONFIG SET activedefrag yes").ok();
+    eventually(PATIENCE, "a record is to be moved", || {
+        metric(conn, "panics") == 1
+    });
+    assert_eq!(digest_all(conn), before);
+}
+
+/// The pass goes on with its next step.
+#[test]
+fn a_panic_in_the_background_is_over_with_the_step() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    for point in ["tick", "policy", "listeners", "look"] {
+        let wait = |conn: &mut Conn, panics: i64| {
+            eventually(PATIENCE, point, || metric(conn, "panics") > panics);
+        };
+        let panics = metric(&mut bed.master.conn(), "panics");
+        bed.hurt(point, |conn| {
+            match point {
+                "policy" => conn.run("CONFIG SET maxmemory-policy noeviction").ok(),
+                "look" => conn.run("CONFIG SET maos.background-effort-us 5000").ok(),
+                _ => {}
+            }
+            wait(conn, panics);
+        });
+    }
+    // The step after it does what that one should have done.
+    let conn = &mut bed.master.conn();
+    conn.run("MAOS.SET scratch v").int();
+    let panics = metric(conn, "panics");
+    bed.arm("trim");
+    conn.run("CONFIG SET maos.history-max-age 1").ok();
+    conn.run("MAOS.FAIL clock 86400000").int();
+    eventually(PATIENCE, "a trim panics", || {
+        metric(conn, "panics") > panics
+    });
+    eventually(PATIENCE, "what is old goes", || {
+        conn.run("MAOS.HISTORY long").array().len() == 1
+    });
+    bed.same("trim");
+}
+
+#[test]
+fn a_panic_where_the_server_asks_is_contained() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    let name = "maos.history-max-versions";
+    bed.hurt("config get", |conn| assert_eq!(conn.config(name), "100"));
+    bed.hurt("config set", |conn| {
+        let reply = cmd!(conn, "CONFIG", "SET", name, "7");
+        assert!(reply.is_err(), "{reply}");
+        assert_eq!(conn.config(name), "100");
+    });
+    bed.hurt("info", |conn| drop(conn.info("maos")));
+    bed.hurt("info", |conn| drop(conn.run("INFO everything")));
+}
