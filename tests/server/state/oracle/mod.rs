@@ -40,7 +40,8 @@ pub fn requests() -> usize {
     number("MAOS_TEST_REQUESTS").map_or(4000, |n| usize::try_from(n).expect("it fits"))
 }
 
-fn number(name: &str) -> Option<u64> {
+/// The number that a variable of the environment holds.
+pub fn number(name: &str) -> Option<u64> {
     let value = env::var(name).ok()?;
     Some(
         value
@@ -49,7 +50,8 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn now_us() -> u64 {
+/// The wall clock.
+pub fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(now.expect("after 1970").as_micros()).expect("before 500000")
 }
