@@ -151,7 +151,9 @@ fn no_arguments_stop_the_server_or_part_its_replica() {
             _ => &mut third,
         };
         match generator.rng.below(4) {
-            0 => batch.iter().for_each(|one| send(conn, std::slice::from_ref(one))),
+            0 => batch
+                .iter()
+                .for_each(|one| send(conn, std::slice::from_ref(one))),
             1 => {
                 batch.insert(0, vec![b"MULTI".to_vec()]);
                 batch.push(vec![b"EXEC".to_vec()]);
