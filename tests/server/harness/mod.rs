@@ -31,7 +31,7 @@ mod wait;
 
 pub use cluster::{slot_of, Cluster, ClusterClient, ClusterSetup, Redirect, SLOTS};
 pub use conn::{split_line, Conn};
-pub use replication::{digest, digest_all, replica_of, replica_with, wait_synced};
+pub use replication::{digest, digest_all, persist_all, replica_of, replica_with, wait_synced};
 pub use reply::{Protocol, Reply};
 pub use server::{module_path, server_program, Server, Setup, Stop};
 pub use wait::{eventually, PATIENCE};

@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::server::Server;
 use super::wait::{eventually, PATIENCE};
+use crate::harness::cmd;
 
 /// A new replica of a master, set up like it, that has caught up.
 #[track_caller]
@@ -52,4 +53,18 @@ pub fn digest(conn: &mut Conn, key: impl AsRef<[u8]>) -> String {
 #[track_caller]
 pub fn digest_all(conn: &mut Conn) -> String {
     conn.run("DEBUG DIGEST").text().to_owned()
+}
+
+/// Takes the expiry from all keys and waits until what has expired is gone, so that nothing goes between one
+/// look at a server and the next: DEBUG RELOAD drops what has expired and tells no replica.
+#[track_caller]
+pub fn persist_all(conn: &mut Conn) {
+    eventually(PATIENCE, "what has expired is gone", || {
+        // KEYS names no key that has expired, and leaves it where it is.
+        let keys = conn.run("KEYS *");
+        for key in keys.array() {
+            cmd!(conn, "PERSIST", key.bytes()).int();
+        }
+        conn.run("DBSIZE").int() == keys.array().len() as i64
+    });
 }

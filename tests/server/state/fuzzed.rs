@@ -2,21 +2,17 @@
 //! sent every way to a master with a replica. What is answered is not looked at here, only that it is
 //! one well-formed reply to each request, and that both nodes hold the same afterwards.
 
-use std::env;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use maos_core::generate::{Generator, Rng};
 use maos_core::model::Model;
 
 use super::metric;
+use super::oracle::{now_us, number};
 use crate::harness::*;
 
 /// Requests by default.
 const REQUESTS: usize = 40_000;
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
 
 /// What no argument should be.
 fn hostile(rng: &mut Rng) -> Vec<u8> {
@@ -107,8 +103,7 @@ fn from_lua(words: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 
 #[test]
 fn no_arguments_stop_the_server_or_part_its_replica() {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH);
-    let seed = number("MAOS_TEST_SEED").unwrap_or(started.map_or(1, |d| d.as_micros() as u64));
+    let seed = number("MAOS_TEST_SEED").unwrap_or_else(now_us);
     let requests = number("MAOS_TEST_FUZZ").map_or(REQUESTS, |n| n as usize);
     println!("MAOS_TEST_SEED={seed}");
     let master = Server::with(&[("maos.history-max-versions", "20")]);
@@ -170,6 +165,7 @@ fn no_arguments_stop_the_server_or_part_its_replica() {
         "few were writes"
     );
     assert!(metric(conn, "records") > 0);
+    persist_all(conn);
     wait_synced(&master, &replica);
     let held = digest_all(conn);
     assert_eq!(digest_all(&mut replica.conn()), held);

@@ -241,6 +241,7 @@ impl Target {
     #[track_caller]
     fn agree(&self, seed: u64) {
         let conn = &mut self.master.conn();
+        persist_all(conn);
         wait_synced(&self.master, &self.replica);
         let there = &mut self.replica.conn();
         let held = digest_all(conn);
