@@ -47,6 +47,9 @@ pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let request = C::parse(call.args)?;
     failpoint::hit("read");
     let keys = open(call, C::SPEC.keys, Mode::Read)?;
+    if keys.len() > 1 {
+        keys.iter().for_each(Key::fetch_to_read);
+    }
     call.reply(&request.answer(&records(&keys), &|n| keys[n].ttl_ms())?);
     Ok(())
 }
@@ -59,13 +62,17 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let node = &mut *node();
     let now_us = now_us();
     let (stamp, beyond) = (node.next_stamp(now_us), node.clock.beyond());
+    // Memory is slow: what is fetched here comes while the writer is looked up.
+    keys.iter().for_each(Key::fetch_to_write);
     let by = request.options().by;
     let (users, interner) = (&mut node.users, &mut node.interner);
+    let who = call.with_user(users, |user| interner.get(user, by));
+    keys.iter().for_each(Key::fetch_history);
     let env = Env {
         now_us,
         stamp,
         beyond,
-        who: call.with_user(users, |user| interner.get(user, by)),
+        who,
         limits: &node.limits,
     };
     failpoint::hit("decide");

@@ -24,6 +24,9 @@ fn full(len: usize) -> usize {
     (len * 16).clamp(2048, 8192)
 }
 
+/// What a processor fetches at once.
+const LINE: usize = 64;
+
 /// Before a version: its length in four bytes and the place of its writer in one. A group has no
 /// more writers than versions, and a full one of the shortest versions has 157.
 const HEAD: usize = 5;
@@ -124,10 +127,9 @@ impl Group {
         self.settled < self.count
     }
 
-    /// Drops the oldest version; its stamp and its bytes.
+    /// Drops the oldest version; its bytes.
     #[inline]
-    fn drop_oldest(&mut self) -> Option<(Stamp, usize)> {
-        let stamp = self.oldest_stamp();
+    fn drop_oldest(&mut self) -> Option<usize> {
         let len = self.oldest_len()?;
         self.count -= 1;
         self.settled = self.settled.saturating_sub(1);
@@ -135,7 +137,7 @@ impl Group {
             0 => *self = Group::default(),
             _ => self.from += (HEAD + len) as u32,
         }
-        Some((stamp, len))
+        Some(len)
     }
 
     /// The bytes of the oldest version, if there is one.
@@ -242,6 +244,8 @@ pub(crate) struct History {
     #[allow(clippy::box_collection)] // most histories are short, and have none
     older: Option<Box<VecDeque<Group>>>,
     bytes: usize,
+    /// The stamp of the oldest one, which every write asks for and whose bytes lie far away.
+    oldest: Stamp,
     count: u32,
 }
 
@@ -277,11 +281,6 @@ impl History {
         older.chain(std::iter::once(&self.tail))
     }
 
-    fn oldest_group(&self) -> &Group {
-        let front = self.older.as_ref().and_then(|o| o.front());
-        front.unwrap_or(&self.tail)
-    }
-
     /// All of them, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Version<'_>> {
         self.groups().flat_map(Group::iter)
@@ -295,7 +294,26 @@ impl History {
     /// The stamp of the oldest one; none if there is none.
     #[inline]
     pub(crate) fn oldest_stamp(&self) -> Stamp {
-        self.oldest_group().oldest_stamp()
+        self.oldest
+    }
+
+    /// Where the next write puts and drops versions, to be fetched ahead.
+    pub(crate) fn far(&self) -> [*const u8; 4] {
+        let end = self.tail.bytes.as_ptr().wrapping_add(self.tail.bytes.len());
+        let front = match &self.older {
+            None => self
+                .tail
+                .bytes
+                .as_ptr()
+                .wrapping_add(self.tail.from as usize),
+            Some(older) => std::ptr::from_ref(&**older).cast(),
+        };
+        [
+            end,
+            end.wrapping_add(LINE),
+            end.wrapping_add(2 * LINE),
+            front,
+        ]
     }
 
     /// The `n`-th, the oldest being 0.
@@ -329,7 +347,7 @@ impl History {
         if replaced.blob.len() <= ALONE {
             return self.append(replaced.view());
         }
-        self.begin_group(replaced.blob.len());
+        self.begin_group(replaced.view());
         self.tail = Group::alone(Owned {
             blob: std::mem::take(&mut replaced.blob),
             who: replaced.who.clone(),
@@ -340,24 +358,31 @@ impl History {
     pub(crate) fn append(&mut self, version: Version<'_>) {
         let len = version.blob_len();
         if len > ALONE {
-            self.begin_group(len);
+            self.begin_group(version);
             self.tail = Group::alone(Owned::copy_of(version));
             return;
         }
         if self.tail.used() + HEAD + len > self.tail.full.into() {
-            self.begin_group(len);
+            self.begin_group(version);
             self.tail.full = full(len) as u16;
         } else {
-            self.bytes += len;
-            self.count += 1;
+            self.count_in(version);
         }
         self.tail.append(version, self.older.is_some());
     }
 
-    /// Puts the tail among the older groups; a version of so many bytes will be the first of a new one.
-    fn begin_group(&mut self, len: usize) {
-        self.bytes += len;
+    #[inline]
+    fn count_in(&mut self, version: Version<'_>) {
+        if self.count == 0 {
+            self.oldest = version.stamp();
+        }
+        self.bytes += version.blob_len();
         self.count += 1;
+    }
+
+    /// Puts the tail among the older groups; this version will be the first of a new one.
+    fn begin_group(&mut self, first: Version<'_>) {
+        self.count_in(first);
         if self.tail.count == 0 {
             self.tail = Group::default();
             return;
@@ -376,21 +401,23 @@ impl History {
     pub(crate) fn drop_oldest(&mut self, n: usize) -> Option<Stamp> {
         let mut last = None;
         for _ in 0..n.min(self.len()) {
-            let older = self.older.as_mut().filter(|o| !o.is_empty());
-            let dropped = match older {
-                None => self.tail.drop_oldest(),
-                Some(older) => {
-                    let dropped = older.front_mut().and_then(Group::drop_oldest);
-                    if older.front().is_some_and(|g| g.count == 0) {
-                        older.pop_front();
-                    }
-                    dropped
-                }
+            let mut older = self.older.as_mut().filter(|o| !o.is_empty());
+            let front = older.as_mut().and_then(|o| o.front_mut());
+            let front = front.unwrap_or(&mut self.tail);
+            let Some(len) = front.drop_oldest() else {
+                break;
             };
-            let Some((stamp, len)) = dropped else { break };
+            last = Some(self.oldest);
+            self.oldest = front.oldest_stamp();
+            if front.count == 0 {
+                if let Some(older) = older {
+                    older.pop_front();
+                    let front = older.front().unwrap_or(&self.tail);
+                    self.oldest = front.oldest_stamp();
+                }
+            }
             self.bytes -= len;
             self.count -= 1;
-            last = Some(stamp);
         }
         if self.count == 0 {
             self.older = None;

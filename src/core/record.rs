@@ -210,6 +210,24 @@ impl Record {
         2 + self.ext.as_ref().map_or(0, |e| 1 + e.past.allocations())
     }
 
+    /// Where a reader or a writer looks next, to be fetched ahead: the record itself is at hand.
+    #[inline]
+    pub fn near(&self) -> [*const u8; 3] {
+        let blob = self.current.blob.as_ptr();
+        let ext = match &self.ext {
+            None => std::ptr::null(),
+            Some(ext) => std::ptr::from_ref(&**ext).cast::<u8>(),
+        };
+        [blob, ext, ext.wrapping_add(64)]
+    }
+
+    /// Where a writer looks after that: what is [`near`](Record::near) is at hand.
+    #[inline]
+    pub fn far(&self) -> [*const u8; 4] {
+        let past = self.ext.as_ref().map(|e| e.past.far());
+        past.unwrap_or([std::ptr::null(); 4])
+    }
+
     /// How many of the oldest versions the limits let go, if a version is about to be written
     /// (`one_more`) or as things stand, at `now_us`.
     #[inline]
