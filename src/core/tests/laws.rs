@@ -592,3 +592,29 @@ fn a_change_whose_record_could_not_be_loaded_is_refused() {
     assert!(!fact(b"planner", b"", b"r1"));
     assert!(!fact(b"planner", b"{}", b""));
 }
+
+#[test]
+fn versions_that_contradict_each_other_are_no_record() {
+    let mut model = Model::at(START_US);
+    for value in [b"1", b"2", b"3"] {
+        model.now_us += 10;
+        model.run(&[b"MAOS.SET", b"k", value]).unwrap();
+    }
+    let record = &model.keys()[&b"k"[..]].record;
+    let made = |created, floor, places: &[usize]| {
+        let versions = places.iter().map(|n| Ok::<_, ()>(record.nth(*n).unwrap()));
+        Record::from_parts(created, floor, versions)
+            .unwrap()
+            .is_some()
+    };
+    let [first, second, last] = [0, 1, 2].map(|n| record.nth(n).unwrap().stamp());
+    assert!(made(first, Stamp::NONE, &[0, 1, 2]));
+    assert!(made(first, first, &[1, 2]));
+    for places in [&[][..], &[0, 0], &[1, 0], &[0, 2, 1]] {
+        assert!(!made(first, Stamp::NONE, places), "{places:?}");
+    }
+    assert!(!made(first, second, &[1, 2]), "the floor is above it");
+    assert!(!made(Stamp::NONE, Stamp::NONE, &[0, 1]), "never created");
+    let later = Stamp(last.0 + 1);
+    assert!(!made(later, Stamp::NONE, &[0, 1, 2]), "created later");
+}
