@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::codec::v1;
+use crate::lock::Turn;
 use crate::record::{Parts, Record};
 use crate::{Stamp, Who};
 
@@ -21,6 +23,8 @@ pub enum Kind {
     Rollback = 3,
     /// No new version: the oldest ones go.
     Trim = 4,
+    /// No new version: the lock has another holder, or none, or another lease.
+    Lock = 5,
 }
 
 /// What becomes of the key's expiry.
@@ -49,6 +53,8 @@ pub struct Change<'a> {
     pub reqid: Option<&'a [u8]>,
     /// What becomes of the keys' expiry.
     pub expiry: Expiry,
+    /// The fence that the keys have seen: its name and token.
+    pub fence: Option<(&'a [u8], u64)>,
     /// One for each key.
     pub writes: SmallVec<[Write<'a>; 1]>,
 }
@@ -62,6 +68,18 @@ pub struct Write<'a> {
     pub value: Cow<'a, [u8]>,
     /// How many of the oldest versions go.
     pub drops: usize,
+    /// What becomes of the lock, where that is what changes.
+    pub turn: Option<Box<Turn>>,
+}
+
+impl Write<'_> {
+    /// What travels beside the key: the new value, or the turn of the lock.
+    pub fn carried(&self) -> Cow<'_, [u8]> {
+        match &self.turn {
+            None => Cow::Borrowed(&self.value),
+            Some(turn) => Cow::Owned(v1::encode_turn(turn)),
+        }
+    }
 }
 
 impl<'a> Change<'a> {
@@ -74,26 +92,57 @@ impl<'a> Change<'a> {
             meta: None,
             reqid: None,
             expiry: Expiry::Keep,
+            fence: None,
             writes: smallvec::smallvec![Write {
                 key,
                 value: Cow::Borrowed(b""),
                 drops,
+                turn: None,
             }],
         }
     }
 
     /// True if the change fits on top of a record, as one decided over it does.
     pub fn overtakes(&self, record: &Record) -> bool {
-        self.kind == Kind::Trim || self.stamp > record.current().stamp()
+        matches!(self.kind, Kind::Trim | Kind::Lock) || self.stamp > record.current().stamp()
+    }
+
+    /// What becomes of the expiry of a key that held this record and holds it no longer as it was, and that
+    /// expires then, in milliseconds of unix time.
+    ///
+    /// A key without a value goes when its last lease ends: a lock of which nobody hears again is not kept.
+    /// One that has only a tombstone stays at least for so long.
+    pub fn expiry_over(&self, record: &Record, expires_ms: impl FnOnce() -> Option<u64>) -> Expiry {
+        if self.kind != Kind::Lock || record.live().is_some() {
+            return self.expiry;
+        }
+        let until = record.leased_until_ms();
+        if record.is_bare() || expires_ms().is_some_and(|at| at < until) {
+            return Expiry::At(until);
+        }
+        Expiry::Keep
     }
 
     /// Applies the change to the record of its `n`-th key. Cannot fail: what can be refused was
-    /// refused when the change was decided. `None` in and out: there is no record.
+    /// refused when the change was decided. `None` in and out: there is no record. A record that is
+    /// [empty](Record::is_empty) afterwards is to go, and its key with it.
     pub fn apply(&self, n: usize, record: Option<&mut Record>) -> Option<Record> {
         let write = &self.writes[n];
         if self.kind == Kind::Trim {
             if let Some(r) = record {
                 r.trim(write.drops);
+            }
+            return None;
+        }
+        if let Some(turn) = &write.turn {
+            match record {
+                Some(r) => r.turn(turn),
+                None if turn.held.is_some() => {
+                    let mut record = Record::bare(self.who.clone());
+                    record.turn(turn);
+                    return Some(record);
+                }
+                None => {}
             }
             return None;
         }
@@ -104,13 +153,23 @@ impl<'a> Change<'a> {
             meta: self.meta,
             reqid: self.reqid,
         };
-        match record {
-            None => return Some(Record::new(&next)),
-            Some(r) if self.overtakes(r) => r.push(&next, write.drops),
+        let mut made = None;
+        let record = match record {
+            None => made.insert(Record::new(&next)),
+            Some(r) if self.overtakes(r) => {
+                r.push(&next, write.drops);
+                r
+            }
             // Somebody wrote here besides the one who decided. Versions rise in a record, or it could
             // not be loaded again: what was decided stands alone.
-            Some(r) => *r = Record::new(&next),
+            Some(r) => {
+                *r = Record::new(&next);
+                r
+            }
+        };
+        if let Some((name, token)) = self.fence {
+            record.raise_fence(name, token);
         }
-        None
+        made
     }
 }

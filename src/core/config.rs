@@ -152,6 +152,20 @@ pub const META_MAX: usize = 64 << 10;
 pub const REQID_MAX: usize = 64;
 /// The longest agent name, in bytes.
 pub const AGENT_MAX: usize = 256;
+/// The longest name of a lock's owner, or of a fence, in bytes.
+pub const OWNER_MAX: usize = 256;
+/// The longest note of a lock, in bytes.
+pub const NOTE_MAX: usize = 1024;
+/// The longest lease: 365 days.
+pub const LEASE_MAX_MS: i64 = 365 * 86_400_000;
+/// The longest wait for a lock: one day.
+pub const WAIT_MAX_MS: i64 = 86_400_000;
+/// How many may share a lock.
+pub const HOLDERS_MAX: usize = 256;
+/// How many tokens a write of several keys may show.
+pub const TOKENS_MAX: usize = 128;
+/// For how many names a record keeps the highest token of `FENCE`.
+pub const FENCES_MAX: usize = 8;
 /// The deepest nesting of JSON.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// The most keys one command may name.

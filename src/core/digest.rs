@@ -28,6 +28,20 @@ pub fn show(record: &Record, to: &mut impl Digest) {
         part(to, v.reqid());
         part(to, v.value().as_deref());
     }
+    if let Some(guard) = record.guard() {
+        to.number(u64::from(guard.mode.shared) + 2 * u64::from(guard.mode.advisory));
+        for holder in &guard.holders {
+            part(to, Some(&holder.owner));
+            to.number(holder.token.0);
+            to.number(holder.expires_ms);
+            to.number(holder.holds.into());
+            part(to, holder.note.as_deref());
+        }
+        for (name, token) in &guard.fences {
+            part(to, Some(name));
+            to.number(*token);
+        }
+    }
     to.end();
 }
 

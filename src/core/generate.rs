@@ -186,6 +186,7 @@ impl Generator {
             (ArgKind::Name(max), _) => return self.name(max, world),
             (ArgKind::Json, _) => return self.metadata(),
             (ArgKind::Version, _) => return self.version(world),
+            (ArgKind::Token, _) => return self.token(world),
             (ArgKind::VersionRef, _) => match self.rng.chance(60) {
                 true => -1 - self.rng.below(6) as i64,
                 false => return self.version(world),
@@ -321,6 +322,21 @@ impl Generator {
                 .into_bytes(),
             2 => format!("-{stamp}").into_bytes(),
             _ => stamp.to_string().into_bytes(),
+        }
+    }
+
+    /// A token: mostly one with which the key named last, or any key, is held.
+    fn token(&mut self, world: &Model) -> Vec<u8> {
+        let beside = self.rng.chance(85);
+        let records = world.keys().iter();
+        let records = records.filter(|(key, _)| !beside || **key == self.key);
+        let guards = records.filter_map(|(_, held)| held.record.guard());
+        let mut tokens: Vec<_> = guards.flat_map(|g| &g.holders).map(|h| h.token).collect();
+        // Keys have no order, and the same seed is to give the same.
+        tokens.sort_unstable();
+        match (self.rng.below(12), tokens.len()) {
+            (0, _) | (_, 0) => self.version(world),
+            (_, n) => tokens[self.rng.below(n)].to_string().into_bytes(),
         }
     }
 

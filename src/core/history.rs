@@ -24,6 +24,13 @@ fn full(len: usize) -> usize {
     (len * 16).clamp(2048, 8192)
 }
 
+const SECOND_US: u64 = 1_000_000;
+
+/// The second of a stamp; the last that fits, in 2106, for those after it.
+fn second(stamp: Stamp) -> u32 {
+    u32::try_from(stamp.0 / SECOND_US).unwrap_or(u32::MAX)
+}
+
 /// What a processor fetches at once.
 const LINE: usize = 64;
 
@@ -244,9 +251,9 @@ pub(crate) struct History {
     #[allow(clippy::box_collection)] // most histories are short, and have none
     older: Option<Box<VecDeque<Group>>>,
     bytes: usize,
-    /// The stamp of the oldest one, which every write asks for and whose bytes lie far away.
-    oldest: Stamp,
     count: u32,
+    /// The second in which the oldest one was written: every write asks, and its bytes lie far away.
+    oldest_s: u32,
 }
 
 impl History {
@@ -291,10 +298,10 @@ impl History {
         self.groups().rev().flat_map(Group::newest_first)
     }
 
-    /// The stamp of the oldest one; none if there is none.
+    /// No stamp is older than this one.
     #[inline]
-    pub(crate) fn oldest_stamp(&self) -> Stamp {
-        self.oldest
+    pub(crate) fn not_before(&self) -> Stamp {
+        Stamp(u64::from(self.oldest_s) * SECOND_US)
     }
 
     /// Where the next write puts and drops versions, to be fetched ahead.
@@ -374,7 +381,7 @@ impl History {
     #[inline]
     fn count_in(&mut self, version: Version<'_>) {
         if self.count == 0 {
-            self.oldest = version.stamp();
+            self.oldest_s = second(version.stamp());
         }
         self.bytes += version.blob_len();
         self.count += 1;
@@ -407,13 +414,13 @@ impl History {
             let Some(len) = front.drop_oldest() else {
                 break;
             };
-            last = Some(self.oldest);
-            self.oldest = front.oldest_stamp();
+            last = Some(stamp);
+            self.oldest_s = second(front.oldest_stamp());
             if front.count == 0 {
                 if let Some(older) = older {
                     older.pop_front();
                     let front = older.front().unwrap_or(&self.tail);
-                    self.oldest = front.oldest_stamp();
+                    self.oldest_s = second(front.oldest_stamp());
                 }
             }
             self.bytes -= len;
@@ -489,7 +496,7 @@ mod tests {
             let (mut history, mut list) = (History::default(), VecDeque::new());
             for (n, (writer, len, drops, rare)) in steps.into_iter().enumerate() {
                 let len = if rare == 0 { len * 40 } else { len / 8 };
-                let mut version = owned(n as u64 * 10 + 1, &writers[writer], &vec![n as u8; len]);
+                let mut version = owned(n as u64 * 700_000 + 1, &writers[writer], &vec![n as u8; len]);
                 list.push_back(version.clone());
                 history.keep(&mut version);
                 if rare == 1 {
@@ -502,7 +509,8 @@ mod tests {
                 prop_assert_eq!(history.bytes(), history.iter().map(Version::blob_len).sum::<usize>());
                 prop_assert!(history.iter().eq(list.iter().map(Owned::view)));
                 prop_assert!(history.newest_first().eq(list.iter().rev().map(Owned::view)));
-                prop_assert_eq!(history.oldest_stamp(), list.front().map_or(Stamp::NONE, |v| v.view().stamp()));
+                let oldest = list.front().map_or(Stamp::NONE, |v| v.view().stamp());
+                prop_assert_eq!(history.not_before(), Stamp(oldest.0 / SECOND_US * SECOND_US));
                 for (at, version) in list.iter().enumerate() {
                     let stamp = version.view().stamp();
                     prop_assert_eq!(history.nth(at), Some(version.view()));

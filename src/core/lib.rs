@@ -14,6 +14,7 @@
 //! | [`record`] | what lives at a key: the current version and its history |
 //! | `version`, `history` | how one version is kept, and how the replaced ones are |
 //! | [`state`] | the decisions of the state commands |
+//! | [`lock`] | who holds a key, until when, and which writes that lets pass |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
@@ -41,6 +42,8 @@ mod history;
 pub mod ids;
 #[cfg(feature = "engine")]
 pub mod json;
+#[cfg(feature = "engine")]
+pub mod lock;
 #[cfg(feature = "engine")]
 pub mod model;
 #[cfg(feature = "engine")]

@@ -9,9 +9,8 @@ use crate::codec::{v1, Damaged};
 use crate::config::Limits;
 use crate::record::Record;
 use crate::refusal::{Quoted, WRONG_TYPE};
-use crate::state::{Decision, Env, ReadCommand, WriteCommand};
-use crate::wire::state as cmd;
-use crate::wire::{Keys, Request, Value};
+use crate::state::{Decision, Env, ReadCommand, View, WriteCommand};
+use crate::wire::{requests as cmd, Keys, Request, Value};
 use crate::{Code, Interner, Refusal};
 
 /// A store of state keys. Time is set by whoever drives it.
@@ -87,7 +86,14 @@ impl Model {
                 yes(held.map(|h| h.expires_ms = Some(ms)).is_some())
             }
             [b"COPY", from, to, b"REPLACE"] if from != to => {
-                let copy = self.keys.get(from).cloned();
+                let mut copy = self.keys.get(from).cloned();
+                if let Some(held) = &mut copy {
+                    held.record.unlock();
+                    if held.record.is_empty() {
+                        let text = "module key failed to copy";
+                        return Some(Err(Refusal::fixed(Code::Err, text)));
+                    }
+                }
                 yes(copy
                     .map(|held| self.keys.insert(to.to_vec(), held))
                     .is_some())
@@ -143,13 +149,11 @@ impl Model {
         let request = C::parse(args)?;
         let held = self.held(C::SPEC.keys, args)?;
         let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
-        let ttl = |n: usize| {
-            let at = held[n].and_then(|h| h.expires_ms);
-            at.map_or(-1, |at| {
-                i64::try_from(at - self.now_us / 1000).unwrap_or(i64::MAX)
-            })
+        let looks = Looks {
+            held: &held,
+            now_ms: self.now_us / 1000,
         };
-        Ok(Value::of(&request.answer(&records, &ttl)?))
+        Ok(Value::of(&request.answer(&records, &looks)?))
     }
 
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
@@ -157,7 +161,7 @@ impl Model {
         let request = C::parse(args)?;
         let who = self
             .interner
-            .get(&self.author, request.options().by)
+            .get(&self.author, request.by())
             .clone();
         let stamp = self.clock.peek(self.now_us, || self.steady_us);
         let held = self.held(C::SPEC.keys, args)?;
@@ -180,7 +184,7 @@ impl Model {
         }
         self.apply(&change);
         self.sent.push(message(&change));
-        Ok(Value::of(&request.committed(change.stamp)))
+        Ok(Value::of(&request.committed(&change)))
     }
 
     /// Applies a change, as a replica does.
@@ -206,10 +210,13 @@ impl Model {
                     }),
                 },
             };
-            match change.expiry {
+            match change.expiry_over(&made.record, || made.expires_ms) {
                 Expiry::Keep => {}
                 Expiry::Clear => made.expires_ms = None,
                 Expiry::At(ms) => made.expires_ms = Some(ms),
+            }
+            if made.record.is_empty() {
+                self.keys.remove(write.key);
             }
         }
     }
@@ -241,11 +248,28 @@ impl Model {
     }
 }
 
+/// What a reader sees of the keys of a request.
+struct Looks<'h> {
+    held: &'h [Option<&'h Held>],
+    now_ms: u64,
+}
+
+impl View for Looks<'_> {
+    fn ttl_ms(&self, n: usize) -> i64 {
+        let at = self.held[n].and_then(|h| h.expires_ms);
+        at.map_or(-1, |at| i64::try_from(at - self.now_ms).unwrap_or(i64::MAX))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+}
+
 fn message(change: &Change<'_>) -> Vec<Vec<u8>> {
     let mut fact = Vec::new();
     v1::encode_fact(change, &mut fact);
     let pairs = change.writes.iter();
-    let pairs = pairs.flat_map(|w| [w.key.to_vec(), w.value.to_vec()]);
+    let pairs = pairs.flat_map(|w| [w.key.to_vec(), w.carried().into_owned()]);
     std::iter::once(fact).chain(pairs).collect()
 }
 

@@ -17,10 +17,13 @@
 //! bytes and one allocation for everything its version holds; whatever only some records have is
 //! behind one pointer.
 
+use std::sync::Arc;
+
 use crate::config::{Limits, REQID_WINDOW};
 use crate::history::History;
+use crate::lock::{Guard, Turn};
 use crate::version::Owned;
-use crate::Stamp;
+use crate::{Stamp, Who};
 
 pub use crate::version::{Parts, Version};
 
@@ -33,6 +36,8 @@ struct Ext {
     floor: Stamp,
     /// The replaced versions.
     past: History,
+    /// The lock and the fences, if there are any.
+    guard: Option<Box<Guard>>,
 }
 
 impl Ext {
@@ -56,6 +61,7 @@ impl PartialEq for Record {
         self.created() == other.created()
             && self.floor() == other.floor()
             && self.len() == other.len()
+            && self.guard() == other.guard()
             && self.iter().eq(other.iter())
     }
 }
@@ -73,6 +79,14 @@ impl Record {
     pub fn of(version: Version<'_>) -> Record {
         Record {
             current: Owned::copy_of(version),
+            ext: None,
+        }
+    }
+
+    /// A record without a version, for a lock. `who` is whoever made it.
+    pub fn bare(who: Arc<Who>) -> Record {
+        Record {
+            current: Owned::nothing(who),
             ext: None,
         }
     }
@@ -109,6 +123,7 @@ impl Record {
             created,
             floor,
             past,
+            guard: None,
         };
         Ok(Some(Record {
             current: Owned::copy_of(last),
@@ -143,12 +158,82 @@ impl Record {
     /// How many versions are kept, the current one among them.
     #[inline]
     pub fn len(&self) -> usize {
-        1 + self.ext.as_ref().map_or(0, |e| e.past.len())
+        usize::from(!self.is_bare()) + self.ext.as_ref().map_or(0, |e| e.past.len())
     }
 
-    /// Never: a record has a version.
+    /// True if there is no version. What else there may be is a lock.
+    #[inline]
+    pub fn is_bare(&self) -> bool {
+        self.current.view().stamp() == Stamp::NONE
+    }
+
+    /// True if there is nothing: then the key goes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        false
+        self.is_bare() && self.guard().is_none()
+    }
+
+    /// The lock and the fences, if there are any.
+    #[inline]
+    pub fn guard(&self) -> Option<&Guard> {
+        self.ext.as_ref()?.guard.as_deref()
+    }
+
+    /// The end of the last lease, in milliseconds of unix time; 0 without one.
+    pub fn leased_until_ms(&self) -> u64 {
+        let holders = self.guard().into_iter().flat_map(|g| &g.holders);
+        holders.map(|h| h.expires_ms).max().unwrap_or(0)
+    }
+
+    /// The newest of all stamps in it: versions and tokens.
+    #[inline]
+    pub fn newest(&self) -> Stamp {
+        let current = self.current().stamp();
+        match self.guard() {
+            None => current,
+            Some(guard) => guard
+                .holders
+                .iter()
+                .map(|h| h.token)
+                .fold(current, Stamp::max),
+        }
+    }
+
+    fn guard_mut(&mut self, then: impl FnOnce(&mut Guard)) {
+        let created = self.current().stamp();
+        let ext = self.ext.get_or_insert_with(|| {
+            Box::new(Ext {
+                created,
+                ..Ext::default()
+            })
+        });
+        let guard = ext.guard.get_or_insert_default();
+        then(guard);
+        if guard.is_empty() {
+            ext.guard = None;
+        }
+    }
+
+    /// Applies a turn of the lock. Cannot fail.
+    pub fn turn(&mut self, turn: &Turn) {
+        self.guard_mut(|guard| guard.turn(turn));
+    }
+
+    /// Keeps the higher one of two tokens of a fence. Cannot fail.
+    pub fn raise_fence(&mut self, name: &[u8], token: u64) {
+        self.guard_mut(|guard| guard.raise(name, token));
+    }
+
+    /// Puts the guard that was kept with the record in its place.
+    pub(crate) fn set_guard(&mut self, guard: Guard) {
+        self.guard_mut(|place| *place = guard);
+    }
+
+    /// The lock goes, as where a record is copied; fences stay.
+    pub fn unlock(&mut self) {
+        if self.guard().is_some() {
+            self.guard_mut(|guard| guard.holders.clear());
+        }
     }
 
     /// The `n`-th version, the oldest being 0.
@@ -160,16 +245,21 @@ impl Record {
         }
     }
 
+    /// The current version, if there is any.
+    fn written(&self) -> impl Iterator<Item = Version<'_>> {
+        Some(self.current()).filter(|_| !self.is_bare()).into_iter()
+    }
+
     /// All versions, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Version<'_>> {
         let past = self.ext.iter().flat_map(|e| e.past.iter());
-        past.chain(std::iter::once(self.current()))
+        past.chain(self.written())
     }
 
     /// All versions, newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = Version<'_>> {
         let past = self.ext.iter().flat_map(|e| e.past.newest_first());
-        std::iter::once(self.current()).chain(past)
+        self.written().chain(past)
     }
 
     /// The place of the version with this stamp.
@@ -201,13 +291,18 @@ impl Record {
     #[inline]
     pub fn bytes(&self) -> usize {
         let ext = self.ext.as_ref();
-        let ext = ext.map_or(0, |e| size_of::<Ext>() + e.past.held());
+        let guard = |e: &Ext| e.guard.as_ref().map_or(0, |g| g.bytes());
+        let ext = ext.map_or(0, |e| size_of::<Ext>() + e.past.held() + guard(e));
         size_of::<Record>() + self.current.blob.len() + ext
     }
 
     /// How many allocations hold it.
     pub fn allocations(&self) -> usize {
-        2 + self.ext.as_ref().map_or(0, |e| 1 + e.past.allocations())
+        let guard = |e: &Ext| 3 * usize::from(e.guard.is_some());
+        2 + self
+            .ext
+            .as_ref()
+            .map_or(0, |e| 1 + e.past.allocations() + guard(e))
     }
 
     /// Where a reader or a writer looks next, to be fetched ahead: the record itself is at hand.
@@ -232,9 +327,12 @@ impl Record {
     /// (`one_more`) or as things stand, at `now_us`.
     #[inline]
     pub fn surplus(&self, limits: &Limits, now_us: u64, one_more: bool) -> usize {
+        if self.is_bare() {
+            return 0;
+        }
         let extra = usize::from(one_more);
         let (past, past_bytes, oldest) = match &self.ext {
-            Some(e) if e.past.len() > 0 => (e.past.len(), e.past.bytes(), e.past.oldest_stamp()),
+            Some(e) if e.past.len() > 0 => (e.past.len(), e.past.bytes(), e.past.not_before()),
             _ => (0, 0, self.current().stamp()),
         };
         // The current version joins the replaced ones when another is written.
@@ -290,6 +388,10 @@ impl Record {
         });
         if was_tombstone && next.value.is_some() {
             ext.created = next.stamp;
+        }
+        if replaced == Stamp::NONE {
+            self.current.become_version(next);
+            return;
         }
         // Dropped first: a full history then never grows.
         let from_past = drops.min(ext.past.len());

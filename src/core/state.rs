@@ -15,7 +15,7 @@ use crate::record::{Record, Version};
 use crate::refusal::Quoted;
 use crate::wire::state::*;
 use crate::wire::Request;
-use crate::{json, Code, Refusal, Stamp, Who};
+use crate::{json, lock, Code, Refusal, Stamp, Who};
 
 /// What a decision may know besides the records.
 #[derive(Debug)]
@@ -32,6 +32,21 @@ pub struct Env<'e> {
     pub limits: &'e Limits,
 }
 
+impl Env<'_> {
+    /// The wall clock, in milliseconds of unix time.
+    pub fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+}
+
+/// What a reader may know besides the records.
+pub trait View {
+    /// Milliseconds until the n-th key expires, -1 if it does not.
+    fn ttl_ms(&self, n: usize) -> i64;
+    /// The wall clock, in milliseconds of unix time.
+    fn now_ms(&self) -> u64;
+}
+
 /// What came of a write request.
 #[derive(Debug)]
 pub enum Decision<'a, R> {
@@ -46,8 +61,8 @@ pub trait WriteCommand<'a>: Request<'a> {
     /// Its reply; may borrow from the records.
     type Reply<'r>: crate::wire::Reply;
 
-    /// The options.
-    fn options(&self) -> &WriteOptions<'a>;
+    /// The agent that the write declares.
+    fn by(&self) -> Option<&'a [u8]>;
 
     /// Decides, given the records of its keys in their order.
     ///
@@ -60,7 +75,7 @@ pub trait WriteCommand<'a>: Request<'a> {
     ) -> Result<Decision<'a, Self::Reply<'r>>, Refusal>;
 
     /// The reply once the change is applied.
-    fn committed(&self, stamp: Stamp) -> Self::Reply<'static>;
+    fn committed(&self, change: &Change<'_>) -> Self::Reply<'static>;
 }
 
 /// A command that reads.
@@ -68,15 +83,14 @@ pub trait ReadCommand<'a>: Request<'a> {
     /// Its reply; may borrow from the records.
     type Reply<'r>: crate::wire::Reply;
 
-    /// Answers, given the records of its keys in their order. `ttl_ms` gives the milliseconds until
-    /// the n-th key expires, -1 if it does not.
+    /// Answers, given the records of its keys in their order.
     ///
     /// # Errors
     /// A refusal.
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
-        ttl_ms: &dyn Fn(usize) -> i64,
+        view: &dyn View,
     ) -> Result<Self::Reply<'r>, Refusal>;
 }
 
@@ -143,8 +157,8 @@ fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
 /// The stamp of a commit over these records: above what the node's clock has seen. Where a version it
 /// replaces came from too far ahead, it lies above that one, and above all that was ever made there.
 #[inline]
-fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refusal> {
-    let newest = records.iter().flatten().map(|r| r.current().stamp()).max();
+pub(crate) fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<Stamp, Refusal> {
+    let newest = records.iter().flatten().map(|r| r.newest()).max();
     let stamp = match newest {
         Some(newest) if newest >= env.stamp => Stamp(newest.max(env.beyond).0 + 1),
         _ => env.stamp,
@@ -207,6 +221,7 @@ fn write_one<'a>(
         key,
         value,
         drops: drops(record, env),
+        turn: None,
     });
     Ok(Change {
         kind,
@@ -215,6 +230,7 @@ fn write_one<'a>(
         meta: options.meta,
         reqid: options.reqid,
         expiry: expiry(options.expire, unsaid, record, env)?,
+        fence: options.fence,
         writes,
     })
 }
@@ -234,7 +250,18 @@ fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
     }
 }
 
-fn refuse_twice<'a>(
+fn permit_all(
+    records: &[Option<&Record>],
+    options: &WriteOptions<'_>,
+    env: &Env<'_>,
+) -> Result<(), Refusal> {
+    lock::check_tokens(records, options, env)?;
+    records
+        .iter()
+        .try_for_each(|record| lock::permit(*record, options, env))
+}
+
+pub(crate) fn refuse_twice<'a>(
     key: impl Fn(usize) -> &'a [u8],
     records: &[Option<&Record>],
 ) -> Result<(), Refusal> {
@@ -278,6 +305,7 @@ fn write_many<'a>(
             key,
             value: Cow::Borrowed(value),
             drops: drops(*record, env),
+            turn: None,
         });
     }
     Ok(Change {
@@ -287,6 +315,7 @@ fn write_many<'a>(
         meta: options.meta,
         reqid: options.reqid,
         expiry: Expiry::Clear,
+        fence: options.fence,
         writes,
     })
 }
@@ -376,8 +405,8 @@ macro_rules! key_writes {
         $(impl<'a> WriteCommand<'a> for $name<'a> {
             type Reply<'r> = WriteReply<'r>;
 
-            fn options(&self) -> &WriteOptions<'a> {
-                &self.options
+            fn by(&self) -> Option<&'a [u8]> {
+                self.options.by
             }
 
             #[inline(always)]
@@ -390,6 +419,8 @@ macro_rules! key_writes {
                 if let Some(done) = written_before(&self.options, record) {
                     return Ok(Decision::Answer(written(condition, done)));
                 }
+                lock::check_tokens(records, &self.options, env)?;
+                lock::permit(record, &self.options, env)?;
                 if condition.is_some_and(|v| v != version_of(record)) {
                     return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
                 }
@@ -399,8 +430,8 @@ macro_rules! key_writes {
                 })
             }
 
-            fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-                written(self.condition(), stamp)
+            fn committed(&self, change: &Change<'_>) -> WriteReply<'static> {
+                written(self.condition(), change.stamp)
             }
         })*
     };
@@ -454,7 +485,12 @@ impl<'a> KeyWrite<'a> for Del<'a> {
         }
         let leaves = match env.limits.tombstone_ms {
             0 => Expiry::Clear,
-            ms => Expiry::At((env.now_us / 1000).saturating_add(ms)),
+            // With the tombstone the lock of its holder would go.
+            ms => Expiry::At(
+                env.now_ms()
+                    .saturating_add(ms)
+                    .max(record.map_or(0, Record::leased_until_ms)),
+            ),
         };
         let (value, o) = (Cow::Borrowed(&b""[..]), &self.options);
         write_one(Kind::Delete, self.key, value, o, leaves, record, env).map(Some)
@@ -490,8 +526,8 @@ impl<'a> KeyWrite<'a> for Rollback<'a> {
 impl<'a> WriteCommand<'a> for MSet<'a> {
     type Reply<'r> = WriteReply<'r>;
 
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+    fn by(&self) -> Option<&'a [u8]> {
+        self.options.by
     }
 
     fn decide<'r>(
@@ -506,20 +542,21 @@ impl<'a> WriteCommand<'a> for MSet<'a> {
             return Ok(Decision::Answer(WriteReply::Version(stamp)));
         }
         refuse_twice(|n| self.pairs[n].0, records)?;
+        permit_all(records, &self.options, env)?;
         let pairs = self.pairs.iter().copied();
         write_many(pairs, &self.options, records, env).map(Decision::Change)
     }
 
-    fn committed(&self, stamp: Stamp) -> WriteReply<'static> {
-        WriteReply::Version(stamp)
+    fn committed(&self, change: &Change<'_>) -> WriteReply<'static> {
+        WriteReply::Version(change.stamp)
     }
 }
 
 impl<'a> WriteCommand<'a> for MCas<'a> {
     type Reply<'r> = MCasReply<'a>;
 
-    fn options(&self) -> &WriteOptions<'a> {
-        &self.options
+    fn by(&self) -> Option<&'a [u8]> {
+        self.options.by
     }
 
     fn decide<'r>(
@@ -534,6 +571,7 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
             return Ok(Decision::Answer(MCasReply::Applied(stamp)));
         }
         refuse_twice(|n| self.items[n].0, records)?;
+        permit_all(records, &self.options, env)?;
         let lost: Vec<_> = self
             .items
             .iter()
@@ -548,8 +586,8 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
         write_many(pairs, &self.options, records, env).map(Decision::Change)
     }
 
-    fn committed(&self, stamp: Stamp) -> MCasReply<'a> {
-        MCasReply::Applied(stamp)
+    fn committed(&self, change: &Change<'_>) -> MCasReply<'a> {
+        MCasReply::Applied(change.stamp)
     }
 }
 
@@ -573,7 +611,8 @@ fn show<'r>(
     record: &'r Record,
     v: Version<'r>,
     form: Form,
-    ttl_ms: &dyn Fn() -> i64,
+    view: &dyn View,
+    n: usize,
 ) -> GetReply<'r> {
     let Some(value) = v.value() else {
         return GetReply::Absent;
@@ -581,11 +620,18 @@ fn show<'r>(
     match form {
         Form::Value => GetReply::Value(value),
         Form::WithVersion => GetReply::WithVersion(value, v.stamp()),
-        Form::Full => GetReply::Full(Box::new(full(record, v, value, ttl_ms()))),
+        Form::Full => GetReply::Full(Box::new(full(record, v, value, view, n))),
     }
 }
 
-fn full<'r>(record: &'r Record, v: Version<'r>, value: Cow<'r, [u8]>, ttl_ms: i64) -> Full<'r> {
+fn full<'r>(
+    record: &'r Record,
+    v: Version<'r>,
+    value: Cow<'r, [u8]>,
+    view: &dyn View,
+    n: usize,
+) -> Full<'r> {
+    let lock = lock::shown(Some(record), view.now_ms());
     Full {
         value,
         version: v.stamp(),
@@ -593,9 +639,10 @@ fn full<'r>(record: &'r Record, v: Version<'r>, value: Cow<'r, [u8]>, ttl_ms: i6
         author: Cow::Borrowed(&v.who().author),
         agent: v.who().agent.as_deref().map(Cow::Borrowed),
         metadata: v.meta().map(Cow::Borrowed),
-        ttl_ms,
+        ttl_ms: view.ttl_ms(n),
         bytes: record.bytes() as u64,
         versions: record.len() as u64,
+        lock: Some(lock).filter(|lock| !lock.holders.is_empty()),
     }
 }
 
@@ -606,7 +653,7 @@ impl<'a> ReadCommand<'a> for Get<'a> {
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
-        ttl_ms: &dyn Fn(usize) -> i64,
+        view: &dyn View,
     ) -> Result<GetReply<'r>, Refusal> {
         let record = records[0];
         let version = match self.select {
@@ -615,7 +662,7 @@ impl<'a> ReadCommand<'a> for Get<'a> {
         };
         Ok(match record.zip(version) {
             None => GetReply::Absent,
-            Some((r, v)) => show(r, v, self.form, &|| ttl_ms(0)),
+            Some((r, v)) => show(r, v, self.form, view, 0),
         })
     }
 }
@@ -627,7 +674,7 @@ impl<'a> ReadCommand<'a> for MGet<'a> {
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
-        ttl_ms: &dyn Fn(usize) -> i64,
+        view: &dyn View,
     ) -> Result<MGetReply<'r>, Refusal> {
         let mut room = Room(REPLY_MAX);
         let mut replies = Vec::with_capacity(records.len());
@@ -636,7 +683,7 @@ impl<'a> ReadCommand<'a> for MGet<'a> {
                 None => GetReply::Absent,
                 Some((r, v)) => {
                     room.take(v.value_len(), "ask for fewer keys at once")?;
-                    show(r, v, self.form, &|| ttl_ms(n))
+                    show(r, v, self.form, view, n)
                 }
             });
         }
@@ -682,7 +729,7 @@ impl<'a> ReadCommand<'a> for History<'a> {
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
-        _: &dyn Fn(usize) -> i64,
+        _: &dyn View,
     ) -> Result<HistoryReply<'r>, Refusal> {
         let Some(r) = records[0] else {
             return Ok(HistoryReply(vec![]));
@@ -724,7 +771,7 @@ impl<'a> ReadCommand<'a> for Diff<'a> {
     fn answer<'r>(
         &self,
         records: &[Option<&'r Record>],
-        _: &dyn Fn(usize) -> i64,
+        _: &dyn View,
     ) -> Result<DiffReply<'r>, Refusal> {
         let version = |n| {
             let (r, place) = find_version(records[0], n)?;

@@ -86,6 +86,14 @@ impl Owned {
         }
     }
 
+    /// What stands in the place of a version where there is none: no stamp, no value.
+    pub(crate) fn nothing(who: Arc<Who>) -> Owned {
+        Owned {
+            blob: TOMBSTONE.to_le_bytes().into(),
+            who,
+        }
+    }
+
     pub(crate) fn copy_of(version: Version<'_>) -> Owned {
         Owned {
             blob: version.blob.into(),

@@ -4,18 +4,26 @@
 //! Integers are bincode varints (little-endian); `bytes` is a length and that many bytes.
 //!
 //! ```text
-//! record  = 1, sections, writers, [created, floor], versions
-//! sections= one byte; bit 0: created and floor follow; bits 1 lock, 2 fences, 3 partition: their
-//!           places, which this version refuses; all other bits 0
+//! record  = 1, sections, writers, [created, floor], versions, [lock], [fences]
+//! sections= one byte; bit 0: created and floor follow; bit 1: a lock does; bit 2: fences do; bit 3 is the
+//!           place of a partition, which this version refuses; all other bits 0. Where bit 0 is not set there is
+//!           one version and nothing else
 //! writers = count, then for each: author bytes, 0 | 1 and agent bytes
-//! versions= count, then for each, oldest first: index of its writer, blob bytes (see `record`)
+//! versions= count, then for each, oldest first: index of its writer, blob bytes (see `record`); none where
+//!           there is a lock and nothing else
+//! lock    = mode, count of holders, these
+//! mode    = one byte; bit 0 shared, 1 advisory
+//! holder  = owner bytes, token, end of the lease in ms, holds, 0 | 1 and note bytes
+//! fences  = count, then for each: name bytes, token
 //!
 //! fact    = 1, kind, parts, stamp, author bytes, [agent bytes], [meta bytes], [reqid bytes],
-//!           [expires at], [drops for each key]
-//! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops
+//!           [expires at], [drops for each key], [fence: name bytes, token]
+//! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops, 6 fence
+//! turn    = count of tokens that hold no longer, these, 0 | 1 and mode, holder
 //! ```
 //!
-//! The keys and values of a fact are not in it: they travel beside it as arguments of their own.
+//! The keys and values of a fact are not in it: they travel beside it as arguments of their own. Where the
+//! kind is that of a lock, a turn travels in the place of the value.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -26,8 +34,10 @@ use smallvec::SmallVec;
 use super::{Damaged, Reader, Writer};
 use crate::change::{Change, Expiry, Kind, Write};
 use crate::config::{
-    AGENT_MAX, AUTHOR_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, META_MAX, REQID_MAX,
+    AGENT_MAX, AUTHOR_MAX, FENCES_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, HOLDERS_MAX, META_MAX,
+    NOTE_MAX, OWNER_MAX, REQID_MAX,
 };
+use crate::lock::{Guard, Holder, Mode, Turn};
 use crate::record::{Record, Version};
 use crate::{json, Interner, Stamp, Who};
 
@@ -35,7 +45,9 @@ use crate::{json, Interner, Stamp, Who};
 pub const ENCODING: u8 = 1;
 
 const HAS_PAST: u8 = 1;
-const LATER_SECTIONS: u8 = 0b1110;
+const HAS_LOCK: u8 = 2;
+const HAS_FENCES: u8 = 4;
+const LATER_SECTIONS: u8 = 0b1000;
 
 /// Bounds on a record that is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +73,17 @@ impl Bounds {
 pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
     let w = &mut Writer(out);
     w.byte(ENCODING);
+    let guard = record.guard();
     let plain = record.len() == 1
+        && guard.is_none()
         && record.floor() == Stamp::NONE
         && record.created() == record.current().stamp();
-    w.byte(if plain { 0 } else { HAS_PAST });
+    let bit = |present: bool, bit: u8| if present { bit } else { 0 };
+    w.byte(
+        bit(!plain, HAS_PAST)
+            | bit(guard.is_some_and(|g| !g.holders.is_empty()), HAS_LOCK)
+            | bit(guard.is_some_and(|g| !g.fences.is_empty()), HAS_FENCES),
+    );
     if plain {
         // Nearly all records, when there are many.
         let v = record.current();
@@ -87,6 +106,148 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
         w.number(at as u64);
         w.bytes(v.blob());
     }
+    let Some(guard) = guard else { return };
+    if !guard.holders.is_empty() {
+        w.byte(mode_byte(guard.mode));
+        w.number(guard.holders.len() as u64);
+        for holder in &guard.holders {
+            encode_holder(holder, w);
+        }
+    }
+    if !guard.fences.is_empty() {
+        w.number(guard.fences.len() as u64);
+        for (name, token) in &guard.fences {
+            w.bytes(name);
+            w.number(*token);
+        }
+    }
+}
+
+fn mode_byte(mode: Mode) -> u8 {
+    u8::from(mode.shared) | u8::from(mode.advisory) << 1
+}
+
+fn encode_holder(holder: &Holder, w: &mut Writer<'_>) {
+    w.bytes(&holder.owner);
+    w.number(holder.token.0);
+    w.number(holder.expires_ms);
+    w.number(holder.holds.into());
+    w.byte(u8::from(holder.note.is_some()));
+    if let Some(note) = &holder.note {
+        w.bytes(note);
+    }
+}
+
+/// The encoding of a turn.
+pub fn encode_turn(turn: &Turn) -> Vec<u8> {
+    let mut out = Vec::new();
+    let w = &mut Writer(&mut out);
+    w.number(turn.gone.len() as u64);
+    turn.gone.iter().for_each(|token| w.number(token.0));
+    w.byte(u8::from(turn.held.is_some()));
+    if let Some((mode, holder)) = &turn.held {
+        w.byte(mode_byte(*mode));
+        encode_holder(holder, w);
+    }
+    out
+}
+
+fn decode_mode(r: &mut Reader<'_>) -> Result<Mode, Damaged> {
+    let byte = r.byte()?;
+    if byte > 3 {
+        return Err(Damaged("a lock held in an unknown way"));
+    }
+    Ok(Mode {
+        shared: byte & 1 != 0,
+        advisory: byte & 2 != 0,
+    })
+}
+
+fn decode_holder(r: &mut Reader<'_>, newest: Stamp) -> Result<Holder, Damaged> {
+    let owner = r.bytes()?;
+    let token = Stamp(r.number()?);
+    let (expires_ms, holds) = (r.number()?, u32::try_from(r.number()?));
+    let note = match r.byte()? {
+        0 => None,
+        1 => Some(r.bytes()?),
+        _ => return Err(Damaged("a note must be there or not")),
+    };
+    if owner.is_empty() || owner.len() > OWNER_MAX {
+        return Err(Damaged("a lock's owner with no name, or one too long"));
+    }
+    if note.is_some_and(|n| n.is_empty() || n.len() > NOTE_MAX) {
+        return Err(Damaged("a lock's note that is empty or too long"));
+    }
+    if token == Stamp::NONE || token > newest {
+        return Err(Damaged("a lock's token that cannot be"));
+    }
+    let holds = holds.ok().filter(|n| *n > 0);
+    if expires_ms > i64::MAX as u64 / 2 {
+        return Err(Damaged("a lease without end"));
+    }
+    Ok(Holder {
+        owner: owner.into(),
+        token,
+        expires_ms,
+        holds: holds.ok_or(Damaged("a lock held no times, or too often"))?,
+        note: note.map(Into::into),
+    })
+}
+
+fn decode_turn(bytes: &[u8]) -> Result<Turn, Damaged> {
+    let r = &mut Reader::new(bytes);
+    let mut turn = Turn::default();
+    for _ in 0..r.count(HOLDERS_MAX as u64)? {
+        turn.gone.push(Stamp(r.number()?));
+    }
+    turn.held = match r.byte()? {
+        0 => None,
+        1 => Some((decode_mode(r)?, decode_holder(r, Stamp::MAX)?)),
+        _ => return Err(Damaged("a holder must be there or not")),
+    };
+    r.end()?;
+    Ok(turn)
+}
+
+fn decode_guard(r: &mut Reader<'_>, sections: u8, newest: Stamp) -> Result<Guard, Damaged> {
+    let mut guard = Guard::default();
+    if sections & HAS_LOCK != 0 {
+        guard.mode = decode_mode(r)?;
+        let count = r.count(HOLDERS_MAX as u64)?;
+        if count == 0 || (count > 1 && !guard.mode.shared) {
+            return Err(Damaged("a lock with no holder, or too many"));
+        }
+        for _ in 0..count {
+            let holder = decode_holder(r, newest)?;
+            let clash = |h: &Holder| h.token == holder.token || h.owner == holder.owner;
+            if guard.holders.iter().any(clash) {
+                return Err(Damaged("a lock's holders that are the same"));
+            }
+            guard.holders.push(holder);
+        }
+    }
+    if sections & HAS_FENCES != 0 {
+        let count = r.count(FENCES_MAX as u64)?;
+        if count == 0 {
+            return Err(Damaged("no fences where there should be some"));
+        }
+        for _ in 0..count {
+            let (name, token) = (r.bytes()?, r.number()?);
+            if guard.fences.iter().any(|(n, _)| **n == *name) {
+                return Err(Damaged("a fence that is there twice"));
+            }
+            check_fence(name, token)?;
+            guard.fences.push((name.into(), token));
+        }
+    }
+    Ok(guard)
+}
+
+fn check_fence(name: &[u8], token: u64) -> Result<(), Damaged> {
+    if name.is_empty() || name.len() > OWNER_MAX || token > i64::MAX as u64 {
+        return Err(Damaged("a fence with no name, one too long, or a token too large"));
+    }
+    Ok(())
 }
 
 fn encode_who(who: &Who, w: &mut Writer<'_>) {
@@ -140,8 +301,11 @@ pub fn decode_record(
     if sections & LATER_SECTIONS != 0 {
         return Err(Damaged("it has parts that only a later version knows"));
     }
-    if sections & !HAS_PAST != 0 {
+    if sections & !(HAS_PAST | HAS_LOCK | HAS_FENCES) != 0 {
         return Err(Damaged("unknown sections"));
+    }
+    if sections & HAS_PAST == 0 && sections != 0 {
+        return Err(Damaged("a lock or a fence without a past"));
     }
     let mut unpack = bounds.unpacked_max;
     if sections & HAS_PAST == 0 {
@@ -170,9 +334,18 @@ pub fn decode_record(
         let who = who.ok_or(Damaged("a version by an unknown writer"))?;
         decode_version(r.bytes()?, who, bounds, &mut unpack)
     });
-    let record = Record::from_parts(created, floor, versions)?;
+    let record = match count {
+        0 if created == Stamp::NONE && floor == Stamp::NONE && sections == HAS_PAST | HAS_LOCK => {
+            Some(Record::bare(interner.get(b"", None).clone()))
+        }
+        _ => Record::from_parts(created, floor, versions)?,
+    };
+    let mut record = record.ok_or(Damaged("versions that contradict each other"))?;
+    if sections & (HAS_LOCK | HAS_FENCES) != 0 {
+        record.set_guard(decode_guard(r, sections, bounds.newest)?);
+    }
     r.end()?;
-    record.ok_or(Damaged("versions that contradict each other"))
+    Ok(record)
 }
 
 fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, Damaged> {
@@ -226,6 +399,7 @@ const HAS_REQID: u8 = 4;
 const CLEARS: u8 = 8;
 const EXPIRES: u8 = 16;
 const HAS_DROPS: u8 = 32;
+const HAS_FENCE: u8 = 64;
 
 /// Appends the fact of a change: all of it but keys and values.
 pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
@@ -235,6 +409,7 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
         | bit(change.meta.is_some(), HAS_META)
         | bit(change.reqid.is_some(), HAS_REQID)
         | bit(drops, HAS_DROPS)
+        | bit(change.fence.is_some(), HAS_FENCE)
         | match change.expiry {
             Expiry::Keep => 0,
             Expiry::Clear => CLEARS,
@@ -256,6 +431,10 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
             w.number(write.drops as u64);
         }
     }
+    if let Some((name, token)) = change.fence {
+        w.bytes(name);
+        w.number(token);
+    }
 }
 
 /// Decodes a change from its fact and the keys and values beside it.
@@ -276,10 +455,11 @@ pub fn decode_fact<'a>(
         2 => Kind::Delete,
         3 => Kind::Rollback,
         4 => Kind::Trim,
+        5 => Kind::Lock,
         _ => return Err(Damaged("a kind of change that only a later version knows")),
     };
     let parts = r.byte()?;
-    if parts >= HAS_DROPS * 2 || parts & (CLEARS | EXPIRES) == CLEARS | EXPIRES {
+    if parts >= HAS_FENCE * 2 || parts & (CLEARS | EXPIRES) == CLEARS | EXPIRES {
         return Err(Damaged("unknown parts of a fact"));
     }
     let stamp = Stamp(r.number()?);
@@ -309,6 +489,7 @@ pub fn decode_fact<'a>(
         meta,
         reqid,
         expiry,
+        fence: None,
         writes: Default::default(),
     };
     for (key, value) in pairs {
@@ -317,11 +498,21 @@ pub fn decode_fact<'a>(
         } else {
             0
         };
+        let (value, turn) = match kind {
+            Kind::Lock => (&b""[..], Some(Box::new(decode_turn(value)?))),
+            _ => (value, None),
+        };
         change.writes.push(Write {
             key,
             value: Cow::Borrowed(value),
             drops: usize::try_from(drops).unwrap_or(usize::MAX),
+            turn,
         });
+    }
+    if parts & HAS_FENCE != 0 {
+        let (name, token) = (r.bytes()?, r.number()?);
+        check_fence(name, token)?;
+        change.fence = Some((name, token));
     }
     r.end()?;
     Ok(change)

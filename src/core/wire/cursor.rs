@@ -64,10 +64,10 @@ impl<'c, 'a> Cursor<'c, 'a> {
         if self.spec.is_reserved(tok) {
             return Err(self.bad(format!("{} is not offered by this version", tok.word())));
         }
-        if self.seen & tok.bit() != 0 {
+        if self.seen & tok.bit() != 0 && !self.spec.is_repeatable(tok) {
             return Err(self.bad(format!("{} is given twice", tok.word())));
         }
-        if self.seen & self.spec.exclusive(tok) != 0 {
+        if self.seen & self.spec.exclusive(tok) & !tok.bit() != 0 {
             return Err(self.bad(format!("{} excludes another option given", tok.word())));
         }
         self.seen |= tok.bit();
@@ -182,7 +182,26 @@ impl<'c, 'a> Cursor<'c, 'a> {
         bounded("the metadata of META", arg, META_MAX)
     }
 
-    fn name(&mut self, what: &str, max: usize) -> Result<&'a [u8], Refusal> {
+    /// The next argument as a lock token.
+    ///
+    /// # Errors
+    /// `ERR` if it is no integer from 1 to below 2^53.
+    pub fn token(&mut self) -> Result<Stamp, Refusal> {
+        let arg = self.bytes()?;
+        let token = parse_version(arg).filter(|n| *n > 0);
+        token.map(|n| Stamp(n.unsigned_abs())).ok_or_else(|| {
+            self.bad(format!(
+                "a token is an integer from 1 to below 2^53, as MAOS.LOCK gives it, not {}",
+                Quoted(arg)
+            ))
+        })
+    }
+
+    /// The next argument as a name of 1 to `max` bytes.
+    ///
+    /// # Errors
+    /// `ERR` if it is empty, `TOOBIG` if it is too long.
+    pub fn name(&mut self, what: &str, max: usize) -> Result<&'a [u8], Refusal> {
         let arg = self.bytes()?;
         if arg.is_empty() {
             return Err(self.bad(format!("{what} must not be empty")));

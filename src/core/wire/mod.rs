@@ -1,10 +1,12 @@
 //! The command language, once.
 //!
-//! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`]).
+//! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
+//! [`lock`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
 pub mod cursor;
+pub mod lock;
 pub mod reference;
 pub mod reply;
 pub mod spec;
@@ -15,6 +17,12 @@ pub use reply::{Decoded, Reply, Sink, Value};
 pub use spec::{Access, Arg, ArgKind, CommandSpec, Keys, Tok};
 
 use crate::Refusal;
+
+/// Every public request, whatever room it is from.
+pub mod requests {
+    pub use super::lock::{Lock, Locks, MLock, Renew, Unlock};
+    pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
+}
 
 /// A request: arguments that have been understood, or are about to be sent.
 pub trait Request<'a>: Sized {
@@ -38,7 +46,30 @@ macro_rules! for_each_command {
     ($then:ident) => {
         $then! {
             write Set, write Cas, read Get, write Del, write MSet, write MCas, read MGet,
-            read History, read Diff, write Rollback
+            read History, read Diff, write Rollback,
+            write Lock, write MLock, write Unlock, write Renew, read Locks
         }
     };
+}
+
+pub(super) fn push_word(out: &mut Vec<Vec<u8>>, tok: Tok) {
+    out.push(tok.word().into());
+}
+
+pub(super) fn push_bytes(out: &mut Vec<Vec<u8>>, tok: Tok, bytes: Option<&[u8]>) {
+    if let Some(b) = bytes {
+        push_word(out, tok);
+        out.push(b.to_vec());
+    }
+}
+
+pub(super) fn push_number(out: &mut Vec<Vec<u8>>, tok: Tok, n: Option<impl ToString>) {
+    if let Some(n) = n {
+        push_word(out, tok);
+        out.push(n.to_string().into_bytes());
+    }
+}
+
+pub(super) fn number(n: impl ToString) -> Vec<u8> {
+    n.to_string().into_bytes()
 }

@@ -6,7 +6,7 @@ macro_rules! public_specs {
     ($($kind:ident $name:ident),*) => {
         /// Every public command, in the order of the reference.
         pub const COMMANDS: &[&CommandSpec] = &[
-            $(<super::state::$name<'static> as super::Request<'static>>::SPEC),*
+            $(<super::requests::$name<'static> as super::Request<'static>>::SPEC),*
         ];
     };
 }

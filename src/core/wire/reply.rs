@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::Stamp;
+
 /// Where a reply is written: the server's connection, or a [`Value`].
 pub trait Sink {
     /// Nothing.
@@ -217,4 +219,30 @@ impl Fields {
             .find(|(k, _)| matches!(k, Value::Bulk(b) if b == name.as_bytes()))
             .map_or(Value::Null, |(_, v)| std::mem::replace(v, Value::Null))
     }
+}
+
+/// Bytes of a reply: borrowed where it is made, owned where it was read.
+pub type Bytes<'a> = Cow<'a, [u8]>;
+
+pub(super) fn field<'s, S: Sink>(to: &'s mut S, name: &str) -> &'s mut S {
+    to.bulk(name.as_bytes());
+    to
+}
+
+pub(super) fn clamp(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) fn count(value: Value) -> Decoded<u64> {
+    u64::try_from(value.int()?).map_err(|_| BadShape("a count must not be negative"))
+}
+
+pub(super) fn stamp(value: Value) -> Decoded<Stamp> {
+    count(value).map(Stamp)
+}
+
+pub(super) fn required<'a>(value: Value) -> Decoded<Bytes<'a>> {
+    value
+        .bytes()?
+        .ok_or(BadShape("bytes were expected, not null"))
 }

@@ -26,6 +26,7 @@ toks! {
     Ex "EX" Px "PX" ExAt "EXAT" PxAt "PXAT" KeepTtl "KEEPTTL" Partition "PARTITION"
     Version "VERSION" At "AT" WithVersion "WITHVERSION" Full "FULL"
     From "FROM" To "TO" Count "COUNT" Desc "DESC" Values "VALUES"
+    Shared "SHARED" Wait "WAIT" Note "NOTE" Advisory "ADVISORY"
 }
 
 impl Tok {
@@ -62,6 +63,8 @@ pub enum ArgKind {
     Version,
     /// A version, or -n for the n-th before the current one.
     VersionRef,
+    /// A lock token.
+    Token,
     /// Unix time in milliseconds.
     UnixMillis,
     /// Unix time in seconds.
@@ -297,11 +300,20 @@ impl CommandSpec {
             .map_or(tok.bit(), Arg::tokens)
     }
 
+    /// True if the token may be given more than once.
+    pub fn is_repeatable(&self, tok: Tok) -> bool {
+        self.all_args().any(|a| a.token == Some(tok) && a.multiple)
+    }
+
     /// True if the token's place is kept and it is not offered yet.
     pub fn is_reserved(&self, tok: Tok) -> bool {
         self.all_args().any(|a| a.token == Some(tok) && a.reserved)
     }
 }
+
+pub(super) const KEY: Arg = Arg::new("key", ArgKind::Key);
+pub(super) const VALUE: Arg = Arg::new("value", ArgKind::Value);
+pub(super) const NUMKEYS: Arg = Arg::new("numkeys", ArgKind::NumKeys);
 
 const EXPIRY: &[Arg] = &[
     Arg::option(
@@ -371,23 +383,31 @@ pub const CONDITION_OPTIONS: &[Arg] = &[Arg::option(
     "write only over this version; 0: only if there is no live value. The reply is then that of a conditional write",
 )];
 
+const TOKEN: Arg = Arg::option(
+    Tok::Token,
+    "token",
+    ArgKind::Token,
+    "the writer's lock token, without which a locked key refuses the write",
+);
+
+const FENCE: Arg = Arg::option(
+    Tok::Fence,
+    "fence",
+    ArgKind::Block(&[
+        Arg::new("name", ArgKind::Name(crate::config::OWNER_MAX)),
+        Arg::new("number", ArgKind::Integer(0, i64::MAX)),
+    ]),
+    "a token of a lock that lives elsewhere: the key keeps the highest for each name, at most 8 of them, and refuses a lower one",
+);
+
+/// The options of locks that the multi-key writes take.
+pub const MANY_OPTIONS: &[Arg] = &[TOKEN.many(), FENCE];
+
 /// The options that every single-key write takes besides.
 pub const KEY_OPTIONS: &[Arg] = &[
     Arg::new("expiry", ArgKind::OneOf(EXPIRY)).maybe(),
-    Arg::option(
-        Tok::Token,
-        "token",
-        ArgKind::Version,
-        "the writer's lock token",
-    )
-    .later(),
-    Arg::option(
-        Tok::Fence,
-        "fence",
-        ArgKind::Block(&[]),
-        "a token of a lock that lives elsewhere",
-    )
-    .later(),
+    TOKEN,
+    FENCE,
     Arg::option(
         Tok::Partition,
         "name",

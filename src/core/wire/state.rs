@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 
 use super::cursor::Cursor;
-use super::reply::{BadShape, Decoded, Fields, Reply, Sink, Value};
+use super::lock::LocksReply;
+use super::reply::{
+    clamp, count, field, required, stamp, Bytes, Decoded, Fields, Reply, Sink, Value,
+};
 use super::spec::*;
-use super::Request;
+use super::{number, push_bytes, push_number, push_word, Request};
+use crate::config::{OWNER_MAX, TOKENS_MAX};
 use crate::{Code, Refusal, Stamp};
 
-type Bytes<'a> = Cow<'a, [u8]>;
+use smallvec::SmallVec;
 
 // ---------------------------------------------------------------------------------------------
 // What the requests are made of
@@ -41,6 +45,10 @@ pub struct WriteOptions<'a> {
     pub if_version: Option<Stamp>,
     /// The expiry.
     pub expire: Expire,
+    /// `TOKEN`: the writer's lock tokens; a write of one key takes one.
+    pub tokens: SmallVec<[Stamp; 1]>,
+    /// `FENCE`: a token of a lock that lives elsewhere, and the lock's name.
+    pub fence: Option<(&'a [u8], u64)>,
 }
 
 impl<'a> WriteOptions<'a> {
@@ -74,6 +82,16 @@ impl<'a> WriteOptions<'a> {
                 self.expire = Expire::At(cursor.int("PXAT", 1, i64::MAX)?.unsigned_abs());
             }
             Tok::KeepTtl => self.expire = Expire::Keep,
+            Tok::Token if self.tokens.len() < TOKENS_MAX => self.tokens.push(cursor.token()?),
+            Tok::Token => {
+                let text = format!("more than {TOKENS_MAX} tokens in one write");
+                return Err(Refusal::new(Code::Limit, text));
+            }
+            Tok::Fence => {
+                let name = cursor.name("the name of FENCE", OWNER_MAX)?;
+                let token = cursor.int("the token of FENCE", 0, i64::MAX)?;
+                self.fence = Some((name, token.unsigned_abs()));
+            }
             _ => return Err(cursor.bad(format!("{} does not belong here", tok.word()))),
         }
         Ok(())
@@ -89,6 +107,13 @@ impl<'a> WriteOptions<'a> {
             Expire::Keep => push_word(out, Tok::KeepTtl),
             Expire::In(ms) => push_number(out, Tok::Px, Some(ms)),
             Expire::At(ms) => push_number(out, Tok::PxAt, Some(ms)),
+        }
+        for token in &self.tokens {
+            push_number(out, Tok::Token, Some(token));
+        }
+        if let Some((name, token)) = self.fence {
+            push_bytes(out, Tok::Fence, Some(name));
+            out.push(number(token));
         }
     }
 }
@@ -143,28 +168,6 @@ impl Form {
             Form::Full => push_word(out, Tok::Full),
         }
     }
-}
-
-fn push_word(out: &mut Vec<Vec<u8>>, tok: Tok) {
-    out.push(tok.word().into());
-}
-
-fn push_bytes(out: &mut Vec<Vec<u8>>, tok: Tok, bytes: Option<&[u8]>) {
-    if let Some(b) = bytes {
-        push_word(out, tok);
-        out.push(b.to_vec());
-    }
-}
-
-fn push_number(out: &mut Vec<Vec<u8>>, tok: Tok, n: Option<impl ToString>) {
-    if let Some(n) = n {
-        push_word(out, tok);
-        out.push(n.to_string().into_bytes());
-    }
-}
-
-fn number(n: impl ToString) -> Vec<u8> {
-    n.to_string().into_bytes()
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -320,6 +323,8 @@ pub struct Full<'a> {
     pub bytes: u64,
     /// How many versions are kept.
     pub versions: u64,
+    /// Who holds the key's lock, if anybody does.
+    pub lock: Option<LocksReply<'a>>,
 }
 
 impl Reply for GetReply<'_> {
@@ -363,7 +368,10 @@ impl Full<'_> {
         field(to, "ttl-ms").int(self.ttl_ms);
         field(to, "bytes").int(clamp(self.bytes));
         field(to, "versions").int(clamp(self.versions));
-        field(to, "lock").null();
+        match &self.lock {
+            None => field(to, "lock").null(),
+            Some(lock) => lock.emit(field(to, "lock")),
+        }
         field(to, "partition").null();
     }
 
@@ -378,6 +386,10 @@ impl Full<'_> {
             ttl_ms: f.take("ttl-ms").int()?,
             bytes: count(f.take("bytes"))?,
             versions: count(f.take("versions"))?,
+            lock: match f.take("lock") {
+                Value::Null => None,
+                lock => Some(LocksReply::decode(lock)?),
+            },
         })
     }
 }
@@ -484,29 +496,6 @@ impl Reply for DiffReply<'_> {
     }
 }
 
-fn field<'s, S: Sink>(to: &'s mut S, name: &str) -> &'s mut S {
-    to.bulk(name.as_bytes());
-    to
-}
-
-fn clamp(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-fn count(value: Value) -> Decoded<u64> {
-    u64::try_from(value.int()?).map_err(|_| BadShape("a count must not be negative"))
-}
-
-fn stamp(value: Value) -> Decoded<Stamp> {
-    count(value).map(Stamp)
-}
-
-fn required<'a>(value: Value) -> Decoded<Bytes<'a>> {
-    value
-        .bytes()?
-        .ok_or(BadShape("bytes were expected, not null"))
-}
-
 // ---------------------------------------------------------------------------------------------
 // Requests
 // ---------------------------------------------------------------------------------------------
@@ -542,10 +531,6 @@ const FORM: Arg = Arg::new(
     ]),
 )
 .maybe();
-
-const KEY: Arg = Arg::new("key", ArgKind::Key);
-const VALUE: Arg = Arg::new("value", ArgKind::Value);
-const NUMKEYS: Arg = Arg::new("numkeys", ArgKind::NumKeys);
 
 /// MAOS.SET
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -789,7 +774,7 @@ impl<'a> Request<'a> for Del<'a> {
 pub struct MSet<'a> {
     /// Keys and their values.
     pub pairs: Vec<(&'a [u8], &'a [u8])>,
-    /// The options; only those of [`ORIGIN_OPTIONS`].
+    /// The options; only those of [`ORIGIN_OPTIONS`] and [`MANY_OPTIONS`].
     pub options: WriteOptions<'a>,
 }
 
@@ -810,7 +795,7 @@ impl<'a> Request<'a> for MSet<'a> {
             NUMKEYS,
             Arg::new("data", ArgKind::Block(&[KEY, VALUE])).many(),
         ],
-        options: &[ORIGIN_OPTIONS],
+        options: &[ORIGIN_OPTIONS, MANY_OPTIONS],
         reply: "The one version given to all. Unlike MSET, a key that is named twice is refused: one commit gives a key one version.",
         refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
         examples: "
@@ -851,7 +836,7 @@ impl<'a> Request<'a> for MSet<'a> {
 pub struct MCas<'a> {
     /// Keys, the versions to write over, and the values.
     pub items: Vec<(&'a [u8], Stamp, &'a [u8])>,
-    /// The options; only those of [`ORIGIN_OPTIONS`].
+    /// The options; only those of [`ORIGIN_OPTIONS`] and [`MANY_OPTIONS`].
     pub options: WriteOptions<'a>,
 }
 
@@ -876,7 +861,7 @@ impl<'a> Request<'a> for MCas<'a> {
             )
             .many(),
         ],
-        options: &[ORIGIN_OPTIONS],
+        options: &[ORIGIN_OPTIONS, MANY_OPTIONS],
         reply: "`[1, version]`, the one version given to all; or `[0, [[key, current-version], ...]]`, naming every key that lost.",
         refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
         examples: "
