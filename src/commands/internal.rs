@@ -74,7 +74,7 @@ pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
     let node = &mut *node();
     let record = v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
         .map_err(|e| damaged("a record", e))?;
-    let newest = record.current().stamp();
+    let newest = record.newest();
     // SAFETY: the strings of this call.
     let mut key = unsafe { Key::open(call.ctx, call.argv[1], Mode::Write) }?;
     guard::applying(|| {

@@ -7,8 +7,8 @@ mod state;
 
 use std::ffi::c_int;
 
-use maos_core::wire::state as cmd;
-use maos_core::wire::{CommandSpec, Request};
+use maos_core::wire::state::{APPLY, LOAD, RESTORED};
+use maos_core::wire::{requests as cmd, CommandSpec, Request};
 
 use crate::edge::api::raw;
 use crate::edge::call::enter;
@@ -50,9 +50,9 @@ macro_rules! public {
 maos_core::for_each_command!(public);
 
 const INTERNAL: &[(&CommandSpec, Handler)] = &[
-    handler!(&cmd::APPLY, internal::apply),
-    handler!(&cmd::LOAD, internal::load),
-    handler!(&cmd::RESTORED, internal::restored),
+    handler!(&APPLY, internal::apply),
+    handler!(&LOAD, internal::load),
+    handler!(&RESTORED, internal::restored),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

@@ -2,7 +2,7 @@
 //! in the core.
 
 use maos_core::record::Record;
-use maos_core::state::{Decision, Env, ReadCommand, WriteCommand};
+use maos_core::state::{Decision, Env, ReadCommand, View, WriteCommand};
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
 use maos_core::Refusal;
@@ -50,8 +50,21 @@ pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     if keys.len() > 1 {
         keys.iter().for_each(Key::fetch_to_read);
     }
-    call.reply(&request.answer(&records(&keys), &|n| keys[n].ttl_ms())?);
+    call.reply(&request.answer(&records(&keys), &Opens(&keys))?);
     Ok(())
+}
+
+/// What a reader sees of open keys.
+struct Opens<'k, 'c>(&'k [Key<'c>]);
+
+impl View for Opens<'_, '_> {
+    fn ttl_ms(&self, n: usize) -> i64 {
+        self.0[n].ttl_ms()
+    }
+
+    fn now_ms(&self) -> u64 {
+        now_us() / 1000
+    }
 }
 
 /// A command that writes.
@@ -64,7 +77,7 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     let (stamp, beyond) = (node.next_stamp(now_us), node.clock.beyond());
     // Memory is slow: what is fetched here comes while the writer is looked up.
     keys.iter().for_each(Key::fetch_to_write);
-    let by = request.options().by;
+    let by = request.by();
     let (users, interner) = (&mut node.users, &mut node.interner);
     let who = call.with_user(users, |user| interner.get(user, by));
     keys.iter().for_each(Key::fetch_history);
@@ -103,7 +116,7 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     for write in change.writes.iter().filter(|w| w.drops > 0) {
         METRICS.trimmed.add(write.drops as u64);
     }
-    call.reply(&request.committed(change.stamp));
+    call.reply(&request.committed(&change));
     Ok(())
 }
 

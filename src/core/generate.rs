@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::config::{LEASE_MAX_MS, OWNER_MAX};
 use crate::model::{Held, Model};
 use crate::record::{Record, Version};
 use crate::wire::reference::COMMANDS;
@@ -125,6 +126,11 @@ impl Generator {
         for arg in options {
             let taken = match (arg.reserved, arg.optional) {
                 (true, _) => self.rng.below(200) == 0,
+                // Where it is needed it is mostly there.
+                (false, true) if arg.token == Some(Tok::Token) => {
+                    let locked = self.record(world).is_some_and(|r| r.leased_until_ms() > 0);
+                    self.rng.chance(if locked { 80 } else { often / 10 })
+                }
                 (false, true) => self.rng.chance(often),
                 (false, false) => self.rng.chance(97),
             };
@@ -187,6 +193,8 @@ impl Generator {
             (ArgKind::Json, _) => return self.metadata(),
             (ArgKind::Version, _) => return self.version(world),
             (ArgKind::Token, _) => return self.token(world),
+            (ArgKind::Owner, _) => return self.owner(world),
+            (ArgKind::Lease, _) => self.lease(),
             (ArgKind::VersionRef, _) => match self.rng.chance(60) {
                 true => -1 - self.rng.below(6) as i64,
                 false => return self.version(world),
@@ -277,6 +285,26 @@ impl Generator {
                 known.map_or_else(|| b"r".to_vec(), <[u8]>::to_vec)
             }
             _ => format!("r{}", self.rng.below(300)).into_bytes(),
+        }
+    }
+
+    /// Few owners, so that they meet.
+    fn owner(&mut self, world: &Model) -> Vec<u8> {
+        match self.rng.below(20) {
+            0 => self.name(OWNER_MAX, world),
+            n => vec![b"abc"[n % 3]],
+        }
+    }
+
+    /// Days, or a few milliseconds where something may end soon, or what no lease is.
+    fn lease(&mut self) -> i64 {
+        match self.rng.below(20) {
+            0 => *self
+                .rng
+                .pick(&[0, -1, LEASE_MAX_MS + 1, i64::MAX, i64::MIN]),
+            1 => LEASE_MAX_MS,
+            2..=4 if self.soon => 1 + self.rng.below(3) as i64,
+            n => 86_400_000 * (1 + n as i64),
         }
     }
 

@@ -411,6 +411,7 @@ impl History {
             let mut older = self.older.as_mut().filter(|o| !o.is_empty());
             let front = older.as_mut().and_then(|o| o.front_mut());
             let front = front.unwrap_or(&mut self.tail);
+            let stamp = front.oldest_stamp();
             let Some(len) = front.drop_oldest() else {
                 break;
             };

@@ -159,10 +159,7 @@ impl Model {
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
-        let who = self
-            .interner
-            .get(&self.author, request.by())
-            .clone();
+        let who = self.interner.get(&self.author, request.by()).clone();
         let stamp = self.clock.peek(self.now_us, || self.steady_us);
         let held = self.held(C::SPEC.keys, args)?;
         let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();

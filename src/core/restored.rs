@@ -13,7 +13,7 @@ use crate::Stamp;
 pub struct Restored {
     /// The current version in the payload.
     pub was: Stamp,
-    /// The version that goes on top.
+    /// The version that goes on top; the same if none does, and only the lock goes.
     pub now: Stamp,
 }
 
@@ -30,13 +30,20 @@ impl Restored {
             was: number(was)?,
             now: number(now)?,
         };
-        (it.was < it.now && it.now <= Stamp::MAX).then_some(it)
+        (it.was <= it.now && it.now <= Stamp::MAX).then_some(it)
     }
 
     /// Puts the new version on top: value, author and metadata of the current one, which becomes
-    /// history. Not its request id, which names the write that was made. False, and nothing done, if
-    /// this was decided about another record.
+    /// history. Not its request id, which names the write that was made. A lock does not come back: its
+    /// token may have been lost since. False, and nothing done, if this was decided about another record.
     pub fn apply(&self, record: &mut Record) -> bool {
+        if self.now == self.was {
+            let same = record.current().stamp() == self.was;
+            if same {
+                record.unlock();
+            }
+            return same;
+        }
         let Some(live) = record.live().filter(|v| v.stamp() == self.was) else {
             return false;
         };
@@ -55,6 +62,7 @@ impl Restored {
         let most = usize::try_from(HARD_VERSIONS_MAX).unwrap_or(usize::MAX);
         let drops = (record.len() + 1).saturating_sub(most);
         record.push(&next, drops);
+        record.unlock();
         true
     }
 }
@@ -118,13 +126,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_decision() {
-        for (was, now) in [
-            ("5", "5"),
-            ("9", "5"),
-            ("x", "5"),
-            ("1", "9007199254740992"),
-            ("", ""),
-        ] {
+        for (was, now) in [("9", "5"), ("x", "5"), ("1", "9007199254740992"), ("", "")] {
             assert_eq!(Restored::from_args(was.as_bytes(), now.as_bytes()), None);
         }
     }

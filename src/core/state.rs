@@ -324,10 +324,16 @@ fn write_many<'a>(
 // Choosing a version of the past
 // ---------------------------------------------------------------------------------------------
 
+/// The record, if it has a version and not only a lock.
+fn with_past(record: Option<&Record>) -> Option<&Record> {
+    record.filter(|r| !r.is_bare())
+}
+
 /// The place of the version with number `n`, or of the -n-th before the current one.
 fn find_version(record: Option<&Record>, n: i64) -> Result<(&Record, usize), Refusal> {
     let no = |text: String| Refusal::new(Code::NoVersion, text);
-    let r = record.ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
+    let r = with_past(record)
+        .ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
     if n < 0 {
         let back = usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX);
         let place = (r.len() - 1).checked_sub(back);
@@ -361,7 +367,7 @@ fn select(record: Option<&Record>, select: Select) -> Result<Version<'_>, Refusa
         Select::Version(n) => find_version(record, n)?,
         Select::At(ms) => {
             let no = |text: String| Refusal::new(Code::NoVersion, text);
-            let r = record
+            let r = with_past(record)
                 .ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
             // All of that millisecond counts.
             let end = Stamp(ms.saturating_mul(1000).saturating_add(1000));
@@ -731,7 +737,7 @@ impl<'a> ReadCommand<'a> for History<'a> {
         records: &[Option<&'r Record>],
         _: &dyn View,
     ) -> Result<HistoryReply<'r>, Refusal> {
-        let Some(r) = records[0] else {
+        let Some(r) = with_past(records[0]) else {
             return Ok(HistoryReply(vec![]));
         };
         let start = self.from.map_or(0, |n| place_from(r, n));

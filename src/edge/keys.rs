@@ -135,18 +135,37 @@ impl<'c> Key<'c> {
     /// Applies a change to its `n`-th key, which is this one. Cannot fail.
     pub fn apply(&mut self, change: &Change<'_>, n: usize) {
         failpoint::hit("apply");
+        let handle = self.handle;
+        let expires_ms = || {
+            // SAFETY: the handle is open.
+            let at = unsafe { api!(RedisModule_GetAbsExpire)(handle) };
+            u64::try_from(at).ok()
+        };
         if let Some(record) = self.record_mut() {
             let before = held(record);
             change.apply(n, Some(record));
             METRICS.changed(before, held(record));
-            self.expire(change.expiry);
+            if record.is_empty() {
+                self.remove();
+            } else {
+                let expiry = change.expiry_over(record, expires_ms);
+                self.expire(expiry);
+            }
         } else if let Some(record) = change.apply(n, None) {
+            let expiry = change.expiry_over(&record, || None);
             self.put(record);
-            if let Expiry::At(_) = change.expiry {
-                self.expire(change.expiry);
+            if let Expiry::At(_) = expiry {
+                self.expire(expiry);
             }
         }
         self.signal();
+    }
+
+    /// The key goes, and its value with it.
+    fn remove(&mut self) {
+        self.record = std::ptr::null_mut();
+        // SAFETY: the key is open for writing; its value is not used any more.
+        unsafe { api!(RedisModule_DeleteKey)(self.handle) };
     }
 
     /// Puts a record in the place of whatever the key holds.

@@ -51,14 +51,14 @@ pub unsafe fn change(
         let replicate = api!(RedisModule_Replicate);
         if let [write] = &change.writes[..] {
             // Where the number of arguments is known, the server makes room for them once.
-            let (key, value) = (strings.find(write.key), strings.find(&write.value));
+            let (key, value) = (strings.find(write.key), strings.find(&write.carried()));
             let format = c"bss".as_ptr();
             replicate(ctx, APPLY.as_ptr(), format, fact, scratch.len(), key, value);
         } else {
             let mut argv = Vec::with_capacity(2 * change.writes.len());
             for write in &change.writes {
                 argv.push(strings.find(write.key));
-                argv.push(strings.find(&write.value));
+                argv.push(strings.find(&write.carried()));
             }
             let (all, len) = (argv.as_mut_ptr(), argv.len());
             let format = c"bv".as_ptr();

@@ -129,11 +129,11 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
                 ptr::null_mut(),
             ),
-            Value | Name(_) | Json => (
+            Value | Name(_) | Owner | Json => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),
             ),
-            NumKeys | Integer(..) | Version | VersionRef => (
+            NumKeys | Integer(..) | Lease | Version | VersionRef | Token => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_INTEGER,
                 ptr::null_mut(),
             ),
@@ -160,6 +160,9 @@ impl Arena {
         }
         if arg.multiple {
             flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE;
+            if arg.token.is_some() {
+                flags |= raw::REDISMODULE_CMD_ARG_MULTIPLE_TOKEN;
+            }
         }
         raw::RedisModuleCommandArg {
             name: self.text(arg.name),

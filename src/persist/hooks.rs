@@ -105,7 +105,7 @@ pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, value: *const
         failpoint::hit("unlink");
         METRICS.unlinked.one();
         // SAFETY: the server gives a value of our type.
-        lineage::raise(unsafe { record(value) }.current().stamp());
+        lineage::raise(unsafe { record(value) }.newest());
     });
     if seen.is_none() {
         lineage::raise_to_now();
@@ -122,7 +122,13 @@ pub unsafe extern "C" fn copy(
     guard::run(|| {
         failpoint::hit("copy");
         // SAFETY: the server gives a value of our type.
-        boxed(unsafe { record(value) }.clone())
+        let mut copy = unsafe { record(value) }.clone();
+        // Who holds the one does not hold the other.
+        copy.unlock();
+        match copy.is_empty() {
+            true => ptr::null_mut(),
+            false => boxed(copy),
+        }
     })
     .unwrap_or(ptr::null_mut())
 }

@@ -127,8 +127,8 @@ fn decode(bytes: &[u8], from_client: bool, node: &mut Node) -> Result<Record, Da
     })?;
     // What a client brings is no stamp of this node's own past.
     match from_client {
-        true => node.observe(record.current().stamp(), now),
-        false => node.obeyed(record.current().stamp(), now),
+        true => node.observe(record.newest(), now),
+        false => node.obeyed(record.newest(), now),
     }
     Ok(record)
 }

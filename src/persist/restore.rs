@@ -37,22 +37,34 @@ unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])> {
 pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result<(), Damaged> {
     failpoint::hit("restore decide");
     // SAFETY: by the caller.
-    let (Some(live), Some((db, key))) = (record.live(), unsafe { place(io) }) else {
+    let Some((db, key)) = (unsafe { place(io) }) else {
         return Ok(());
     };
-    let was = live.stamp();
-    if !may_have_seen(db, key, was, record) || is_imported(db, key) {
+    let was = record.current().stamp();
+    let again = record.live().is_some() && may_have_seen(db, key, was, record);
+    let locked = record.leased_until_ms() > 0;
+    if !(again || locked) || is_imported(db, key) {
         return Ok(());
+    }
+    if record.is_bare() {
+        return Err(Damaged(
+            "it is a lock without a value, which is not restored",
+        ));
     }
     let node = &mut *node();
     let now_us = now_us();
-    let now = node.next_stamp(now_us);
+    let now = match again {
+        true => node.next_stamp(now_us),
+        false => was,
+    };
     if now > Stamp::MAX {
         return Err(Damaged("no version is left above its own"));
     }
     let restored = Restored { was, now };
     restored.apply(record);
-    node.committed(now, now, now_us);
+    if again {
+        node.committed(now, now, now_us);
+    }
     let key = key.into();
     lineage::announce(Note { db, key, restored }, node);
     Ok(())
@@ -86,7 +98,7 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
     let held = held.as_ref().ok().and_then(Key::record);
     match held {
         Some(held) if held == record => false,
-        Some(held) if was <= held.current().stamp() => true,
+        Some(held) if was <= held.newest() => true,
         _ => was <= lineage::floor(),
     }
 }

@@ -245,7 +245,9 @@ fn decode_guard(r: &mut Reader<'_>, sections: u8, newest: Stamp) -> Result<Guard
 
 fn check_fence(name: &[u8], token: u64) -> Result<(), Damaged> {
     if name.is_empty() || name.len() > OWNER_MAX || token > i64::MAX as u64 {
-        return Err(Damaged("a fence with no name, one too long, or a token too large"));
+        return Err(Damaged(
+            "a fence with no name, one too long, or a token too large",
+        ));
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use maos_core::config;
+use maos_core::config::{self, LEASE_MAX_MS};
+use maos_core::wire::lock::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
@@ -78,11 +79,11 @@ fn usage_lines_are_in_the_notation_of_redis() {
     );
     assert_eq!(
         of("MAOS.MSET"),
-        "MAOS.MSET numkeys key value [key value ...] [BY agent] [META json] [REQID id]"
+        "MAOS.MSET numkeys key value [key value ...] [BY agent] [META json] [REQID id] [TOKEN token [TOKEN token ...]] [FENCE name number]"
     );
     assert_eq!(
         of("MAOS.ROLLBACK"),
-        "MAOS.ROLLBACK key <VERSION version | AT unix-time-milliseconds> [BY agent] [META json] [REQID id] [IFVERSION version] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]"
+        "MAOS.ROLLBACK key <VERSION version | AT unix-time-milliseconds> [BY agent] [META json] [REQID id] [IFVERSION version] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] [TOKEN token] [FENCE name number]"
     );
 }
 
@@ -97,9 +98,13 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Block(of) => of.iter().for_each(|a| words(a, out)),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
         ArgKind::Key => out.push(b"key".to_vec()),
-        ArgKind::Value | ArgKind::Name(_) => out.push(b"text".to_vec()),
+        ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner => out.push(b"text".to_vec()),
         ArgKind::NumKeys => out.push(b"1".to_vec()),
-        ArgKind::Integer(..) | ArgKind::Version | ArgKind::VersionRef => out.push(b"7".to_vec()),
+        ArgKind::Integer(..)
+        | ArgKind::Version
+        | ArgKind::VersionRef
+        | ArgKind::Token
+        | ArgKind::Lease => out.push(b"7".to_vec()),
         ArgKind::UnixMillis | ArgKind::UnixSeconds => out.push(b"1790000000000".to_vec()),
     }
 }
@@ -177,6 +182,8 @@ type Owned = (
     Option<Vec<u8>>,
     Option<Stamp>,
     Expire,
+    Vec<Stamp>,
+    Option<(Vec<u8>, u64)>,
 );
 
 fn options() -> impl Strategy<Value = Owned> {
@@ -187,7 +194,21 @@ fn options() -> impl Strategy<Value = Owned> {
         (1..i64::MAX as u64).prop_map(Expire::At),
     ];
     use prop::option::of;
-    (of(text()), of(text()), of(text()), of(stamp()), expire)
+    let tokens = prop::collection::vec(token(), 0..4);
+    let fence = of((text(), 0..=i64::MAX as u64));
+    (
+        of(text()),
+        of(text()),
+        of(text()),
+        of(stamp()),
+        expire,
+        tokens,
+        fence,
+    )
+}
+
+fn token() -> impl Strategy<Value = Stamp> {
+    (1..=Stamp::MAX.0).prop_map(Stamp)
 }
 
 fn lent(o: &Owned) -> WriteOptions<'_> {
@@ -197,6 +218,8 @@ fn lent(o: &Owned) -> WriteOptions<'_> {
         reqid: o.2.as_deref(),
         if_version: o.3,
         expire: o.4,
+        tokens: o.5.iter().copied().collect(),
+        fence: o.6.as_ref().map(|(name, token)| (&name[..], *token)),
     }
 }
 
@@ -211,14 +234,15 @@ proptest! {
         key in text(), value in text(), o in options(), version in stamp(), n in version_ref(),
         ms in 0..Stamp::MAX.millis(), flags in any::<[bool; 3]>(), keys in prop::collection::vec((text(), stamp(), text()), 1..5),
     ) {
-        let (key, value, options) = (&key[..], &value[..], lent(&o));
+        let (key, value, many) = (&key[..], &value[..], lent(&o));
+        let options = WriteOptions { tokens: many.tokens.iter().copied().take(1).collect(), ..many.clone() };
         let select = if flags[0] { Select::Version(n) } else { Select::At(ms) };
         let form = match (flags[1], flags[2]) {
             (true, _) => Form::Full,
             (_, true) => Form::WithVersion,
             _ => Form::Value,
         };
-        let origin = WriteOptions { if_version: None, expire: Expire::Unsaid, ..options.clone() };
+        let origin = WriteOptions { if_version: None, expire: Expire::Unsaid, ..many };
         let unconditional = WriteOptions { if_version: None, ..options.clone() };
         let r = Set { key, value, options: options.clone() };
         same(&r, &r.encode());
@@ -239,6 +263,18 @@ proptest! {
         let r = Diff { key, from: n, to: -n };
         same(&r, &r.encode());
         let r = Rollback { key, select, options };
+        same(&r, &r.encode());
+        let (owner, token, ttl_ms) = (value, Stamp(version.0.max(1)), 1 + ms % LEASE_MAX_MS.unsigned_abs());
+        let note = o.0.as_deref();
+        let r = Lock { key, owner, ttl_ms, shared: flags[0], advisory: flags[1], note };
+        same(&r, &r.encode());
+        let r = MLock { keys: keys.iter().map(|(k, _, _)| &k[..]).collect(), owner, ttl_ms, note };
+        same(&r, &r.encode());
+        let r = Unlock { key, token };
+        same(&r, &r.encode());
+        let r = Renew { key, token, ttl_ms };
+        same(&r, &r.encode());
+        let r = Locks { key };
         same(&r, &r.encode());
     }
 
@@ -261,9 +297,17 @@ proptest! {
         both(WriteReply::Lost(Lost { version, value: Some(bytes()), author: Some(bytes()), agent: agent() }));
         both(MCasReply::Applied(version));
         both(MCasReply::Lost(vec![(bytes(), version), (bytes(), Stamp::NONE)]));
+        let holder = || HolderReply { owner: bytes(), token: version, expires_ms: n, holds: ttl as u32, note: metadata() };
+        let locks = || LocksReply { shared: Some(flags[1]), advisory: flags[0], holders: vec![holder(), holder()], highest: Some(version) };
+        both(locks());
+        both(LocksReply { shared: None, advisory: false, holders: vec![], highest: None });
+        both(LockReply(flags[0].then_some((version, n))));
+        both(MLockReply(flags[0].then(|| (vec![version, version], n))));
+        both(UnlockReply(ttl as u32));
+        both(RenewReply(n));
         let full = || GetReply::Full(Box::new(Full {
             value: bytes(), version, created: version, author: bytes(), agent: agent(), metadata: metadata(),
-            ttl_ms: ttl, bytes: n, versions: n,
+            ttl_ms: ttl, bytes: n, versions: n, lock: flags[0].then(locks),
         }));
         both(GetReply::Absent);
         both(GetReply::Value(bytes()));

@@ -7,8 +7,8 @@ use super::{number, push_bytes, push_word, Request};
 use crate::config::{LEASE_MAX_MS, NOTE_MAX, OWNER_MAX, WAIT_MAX_MS};
 use crate::{Code, Refusal, Stamp};
 
-const OWNER: Arg = Arg::new("owner", ArgKind::Name(OWNER_MAX));
-const TTL: Arg = Arg::new("ttl-ms", ArgKind::Integer(1, LEASE_MAX_MS));
+const OWNER: Arg = Arg::new("owner", ArgKind::Owner);
+const TTL: Arg = Arg::new("ttl-ms", ArgKind::Lease);
 const TOKEN: Arg = Arg::new("token", ArgKind::Token);
 const WAIT: Arg = Arg::option(
     Tok::Wait,
@@ -62,7 +62,7 @@ impl<'a> Request<'a> for Lock<'a> {
         refusals: &[Code::Limit],
         examples: "
 > MAOS.LOCK app:plan worker-1 30000 NOTE rebuild
-< [$token, $ends]
+< [$token, *]
 > MAOS.LOCK app:plan worker-2 30000
 < null
 > MAOS.SET app:plan v1 TOKEN $token
@@ -166,7 +166,7 @@ impl<'a> Request<'a> for MLock<'a> {
         refusals: &[Code::Limit],
         examples: "
 > MAOS.MLOCK 2 app:from app:to mover 30000
-< [[$token, $token], $ends]
+< [[$token, $token], *]
 > MAOS.LOCK app:to other 1000
 < null
 > MAOS.MSET 2 app:from 1 app:to 2 TOKEN $token
@@ -256,15 +256,15 @@ impl<'a> Request<'a> for Unlock<'a> {
         refusals: &[Code::Fenced],
         examples: "
 > MAOS.LOCK app:u a 30000
-< [$token, $ends]
+< [$token, *]
 > MAOS.LOCK app:u a 30000
-< [$token, $later]
+< [$token, *]
 > MAOS.UNLOCK app:u $token
 < 1
 > MAOS.UNLOCK app:u $token
 < 0
 > MAOS.UNLOCK app:u $token
-! FENCED
+< !FENCED
 ",
         internal: false,
     };
@@ -326,9 +326,9 @@ impl<'a> Request<'a> for Renew<'a> {
         refusals: &[Code::Fenced],
         examples: "
 > MAOS.LOCK app:n a 1000
-< [$token, $ends]
+< [$token, *]
 > MAOS.RENEW app:n $token 60000
-< $later
+< *
 ",
         internal: false,
     };
@@ -345,11 +345,7 @@ impl<'a> Request<'a> for Renew<'a> {
     }
 
     fn encode(&self) -> Vec<Vec<u8>> {
-        vec![
-            self.key.to_vec(),
-            number(self.token),
-            number(self.ttl_ms),
-        ]
+        vec![self.key.to_vec(), number(self.token), number(self.ttl_ms)]
     }
 }
 
@@ -390,9 +386,9 @@ impl<'a> Request<'a> for Locks<'a> {
         refusals: &[],
         examples: "
 > MAOS.LOCK app:l a 30000 NOTE nightly
-< [$token, $ends]
+< [$token, *]
 > MAOS.LOCKS app:l
-< {mode: 'exclusive', advisory: 0, holders: [{owner: 'a', token: $token, expires-at-ms: $ends, holds: 1, note: 'nightly'}], highest-token: $token}
+< {mode: 'exclusive', advisory: 0, holders: [{owner: 'a', token: $token, expires-at-ms: *, holds: 1, note: 'nightly'}], highest-token: $token}
 > MAOS.LOCKS app:unlocked
 < {mode: null, advisory: 0, holders: [], highest-token: null}
 ",

@@ -65,6 +65,10 @@ pub enum ArgKind {
     VersionRef,
     /// A lock token.
     Token,
+    /// The name of a lock's owner, or of a lock elsewhere.
+    Owner,
+    /// How long a lease lasts, in milliseconds.
+    Lease,
     /// Unix time in milliseconds.
     UnixMillis,
     /// Unix time in seconds.
@@ -394,7 +398,7 @@ const FENCE: Arg = Arg::option(
     Tok::Fence,
     "fence",
     ArgKind::Block(&[
-        Arg::new("name", ArgKind::Name(crate::config::OWNER_MAX)),
+        Arg::new("name", ArgKind::Owner),
         Arg::new("number", ArgKind::Integer(0, i64::MAX)),
     ]),
     "a token of a lock that lives elsewhere: the key keeps the highest for each name, at most 8 of them, and refuses a lower one",

@@ -1,7 +1,5 @@
 //! The state commands: table entries, requests, replies.
 
-use std::borrow::Cow;
-
 use super::cursor::Cursor;
 use super::lock::LocksReply;
 use super::reply::{

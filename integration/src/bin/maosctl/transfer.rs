@@ -83,6 +83,7 @@ async fn write(client: &Client, number: u64, line: Line) -> Done {
             reqid: Some(id.as_bytes()),
             if_version: None,
             expire: line.expire(),
+            ..WriteOptions::default()
         },
     };
     let answer = client.call(&request).await.map(drop);
