@@ -12,7 +12,7 @@ use crate::Stamp;
 
 /// Makes stamps. Time is an argument: `now_us` is the wall clock, `steady` a clock that never steps,
 /// both in microseconds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Clock {
     last: Stamp,
     /// When `last` was taken over, by the steady clock; known while `last` is ahead of the wall.

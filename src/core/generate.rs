@@ -363,7 +363,11 @@ impl Generator {
         // Keys have no order, and the same seed is to give the same.
         tokens.sort_unstable();
         match (self.rng.below(12), tokens.len()) {
-            (0, _) | (_, 0) => self.version(world),
+            (0, _) => self.version(world),
+            (_, 0) => match self.lately.len() {
+                0 => b"1".to_vec(),
+                n => self.lately[self.rng.below(n)].to_string().into_bytes(),
+            },
             (_, n) => tokens[self.rng.below(n)].to_string().into_bytes(),
         }
     }

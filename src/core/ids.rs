@@ -63,7 +63,7 @@ impl Who {
 ///
 /// Derived state: dropping it loses nothing but sharing. Writers that no version names any more are
 /// let go when the table has doubled since it was last swept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Interner {
     known: HashSet<Arc<Who>>,
     latest: Arc<Who>,

@@ -14,7 +14,7 @@ use crate::wire::{requests as cmd, Keys, Request, Value};
 use crate::{Code, Interner, Refusal};
 
 /// A store of state keys. Time is set by whoever drives it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     /// The wall clock, in microseconds of unix time.
     pub now_us: u64,
@@ -51,6 +51,15 @@ impl Model {
             author: b"default".to_vec(),
             ..Model::default()
         }
+    }
+
+    /// What COPY and RESTORE make of all keys: nobody holds them, and those that were only locked are not
+    /// there.
+    pub fn unlock_all(&mut self) {
+        self.keys.retain(|_, held| {
+            held.record.unlock();
+            !held.record.is_empty()
+        });
     }
 
     /// What the keys hold.

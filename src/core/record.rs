@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::config::{Limits, REQID_WINDOW};
 use crate::history::History;
-use crate::lock::{Guard, Turn};
+use crate::lock::{Guard, Mode, Turn};
 use crate::version::Owned;
 use crate::{Stamp, Who};
 
@@ -209,6 +209,9 @@ impl Record {
         });
         let guard = ext.guard.get_or_insert_default();
         then(guard);
+        if guard.holders.is_empty() {
+            guard.mode = Mode::default();
+        }
         if guard.is_empty() {
             ext.guard = None;
         }

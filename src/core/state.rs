@@ -268,17 +268,18 @@ pub(crate) fn refuse_twice<'a>(
     // The same key has the same record: to compare addresses is cheaper than to hash names.
     let mut places: SmallVec<[(usize, usize); 16]> = SmallVec::new();
     let mut absent = HashSet::new();
-    let mut twice = None;
+    let mut twice: Option<usize> = None;
     for (n, record) in records.iter().enumerate() {
         match record {
             Some(r) => places.push((std::ptr::from_ref::<Record>(r).addr(), n)),
             None if absent.insert(key(n)) => {}
-            None => twice = Some(n),
+            None => twice = twice.or(Some(n)),
         }
     }
     places.sort_unstable();
-    let same = places.windows(2).find(|pair| pair[0].0 == pair[1].0);
-    match twice.or(same.map(|pair| pair[1].1)) {
+    // Of several the first to come again: addresses have an order of their own.
+    let again = places.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+    match again.map(|pair| pair[1].1).chain(twice).min() {
         None => Ok(()),
         Some(n) => {
             let text = format!(

@@ -291,9 +291,7 @@ impl Oracle {
         if self.recent.len() > 12 {
             self.recent.pop_front();
         }
-        // The moment that the server has chosen, or about when it answered.
-        let chosen = chosen(request, &live).filter(|stamp| *stamp > self.model.clock.last().0);
-        self.model.now_us = chosen.unwrap_or(span.0);
+        self.model.now_us = self.moment(request, &live, span);
         let line: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
         let expected = self.model.run(&line).map_err(|refusal| refusal.to_string());
         for message in self.model.sent.drain(..) {
@@ -308,7 +306,7 @@ impl Oracle {
         };
         let same = match (&expected, &live) {
             (Ok(expected), Ok(live)) => like.same(expected, live),
-            (Err(expected), Err(live)) => same_error(expected, live),
+            (Err(expected), Err(live)) => like.same_error(expected, live),
             _ => false,
         };
         assert!(
@@ -318,6 +316,17 @@ impl Oracle {
             show_outcome(&live),
             self.told(way, &[request.to_vec()])
         );
+    }
+
+    /// The moment that the server has chosen, or about when it answered.
+    fn moment(&self, request: &[Vec<u8>], live: &Result<Value, String>, span: (u64, u64)) -> u64 {
+        let last = self.model.clock.last().0;
+        let stamp = chosen(request, live).filter(|stamp| *stamp > last);
+        let inside = |ms: &u64| (span.0 / 1000..=span.1 / 1000).contains(ms);
+        match leased(request, live).filter(inside) {
+            Some(ms) if stamp.is_none_or(|s| s / 1000 != ms) => ms * 1000,
+            _ => stamp.unwrap_or(span.0),
+        }
     }
 
     /// What is needed to do it again.
@@ -336,12 +345,15 @@ impl Oracle {
     /// Waits until what expires within moments has expired, so that nobody can be of two minds about it.
     pub fn settle(&mut self) {
         let now_ms = now_us() / 1000;
-        let soon = self
-            .model
-            .keys()
-            .values()
-            .filter_map(|held| held.expires_ms);
-        if let Some(last) = soon.filter(|at| *at < now_ms + 10_000).max() {
+        let held = self.model.keys().values();
+        let soon = held.flat_map(|held| {
+            let lease = held.record.leased_until_ms();
+            [held.expires_ms.unwrap_or(0), lease]
+        });
+        if let Some(last) = soon
+            .filter(|at| (now_ms..now_ms + 10_000).contains(at))
+            .max()
+        {
             eventually(PATIENCE, "a key expires", || now_us() / 1000 > last);
         }
         self.model.now_us = now_us().max(self.model.now_us);
@@ -402,6 +414,26 @@ struct Like {
 }
 
 impl Like {
+    /// The server counts words itself, and words that error in its own way; the rest of a lease is told later
+    /// there.
+    fn same_error(&self, expected: &str, live: &str) -> bool {
+        let few = |line: &str| {
+            line.to_ascii_lowercase()
+                .starts_with("err wrong number of arg")
+        };
+        let rest = |line: &str| {
+            let (before, after) = line.strip_prefix("LOCKED ")?.rsplit_once(" ms more")?;
+            let (before, ms) = before.rsplit_once(' ')?;
+            Some((before.to_owned(), ms.parse::<i64>().ok()?, after.to_owned()))
+        };
+        match (rest(expected), rest(live)) {
+            (Some(a), Some(b)) => {
+                (a.0, a.2) == (b.0, b.2) && (a.1 - self.late_ms..=a.1 + 2).contains(&b.1)
+            }
+            _ => expected == live || (few(expected) && few(live)),
+        }
+    }
+
     fn same(&self, expected: &Value, live: &Value) -> bool {
         match self.flat {
             true => self.alike(&expected.clone().flat(), live),
@@ -445,15 +477,6 @@ impl Like {
             _ => self.alike(expected, live),
         }
     }
-}
-
-/// The server counts words itself, and words that error in its own way.
-fn same_error(expected: &str, live: &str) -> bool {
-    let few = |line: &str| {
-        line.to_ascii_lowercase()
-            .starts_with("err wrong number of arg")
-    };
-    expected == live || (few(expected) && few(live))
 }
 
 fn piped(conn: &mut Conn, lines: &[Words]) -> Vec<Reply> {
@@ -508,13 +531,42 @@ fn chosen(request: &[Vec<u8>], live: &Result<Value, String>) -> Option<u64> {
     spec_of(request).filter(|spec| spec.is_write())?;
     let stamp = match live.as_ref().ok()? {
         Value::Int(stamp) => *stamp,
-        Value::Array(items) => match items[..] {
-            [Value::Int(1), Value::Int(stamp)] => stamp,
+        Value::Array(items) => match &items[..] {
+            [Value::Int(1), Value::Int(stamp)] => *stamp,
+            [Value::Int(token), Value::Int(_)] => *token,
+            [Value::Array(tokens), Value::Int(_)] => {
+                let token = |t: &Value| match t {
+                    Value::Int(token) => Some(*token),
+                    _ => None,
+                };
+                tokens.iter().filter_map(token).max()?
+            }
             _ => return None,
         },
         _ => return None,
     };
     u64::try_from(stamp).ok()
+}
+
+/// When the server granted or renewed a lease, in milliseconds: its end less its length.
+fn leased(request: &[Vec<u8>], live: &Result<Value, String>) -> Option<u64> {
+    let spec = spec_of(request)?;
+    let words: Vec<&[u8]> = request.iter().skip(1).map(Vec::as_slice).collect();
+    let ttl = match spec.name {
+        "MAOS.LOCK" | "MAOS.RENEW" => words.get(2)?,
+        "MAOS.MLOCK" => words.get(spec.keys.positions(&words).last()? + 2)?,
+        _ => return None,
+    };
+    let ttl: u64 = std::str::from_utf8(ttl).ok()?.parse().ok()?;
+    let ends = match live.as_ref().ok()? {
+        Value::Int(ends) => *ends,
+        Value::Array(items) => match items.last()? {
+            Value::Int(ends) => *ends,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    u64::try_from(ends).ok()?.checked_sub(ttl)
 }
 
 /// A reply as the model would give it.

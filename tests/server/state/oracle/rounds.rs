@@ -1,6 +1,8 @@
 //! Traffic of every kind, and then a way of writing everything down and reading it back: every key must
 //! hold what the model holds, versions, history, expiry and all.
 
+use maos_core::model::Held;
+
 use super::*;
 use crate::state::persistence::wait_rewritten;
 
@@ -135,11 +137,15 @@ fn copies_of_every_kind() {
     // To a server on which nothing was written.
     let fresh = Server::start();
     let (conn, target) = (&mut server.conn(), &mut fresh.conn());
-    for (key, held) in oracle.model.keys() {
+    let with_value = |held: &&Held| !held.record.is_bare();
+    let locked = oracle.model.clone();
+    for (key, held) in locked.keys().iter().filter(|(_, held)| with_value(held)) {
         let dump = cmd!(conn, "DUMP", key);
         let at = held.expires_ms.unwrap_or(0).to_string();
         cmd!(target, "RESTORE", key, at, dump.bytes(), "ABSTTL").ok();
     }
+    // Locks do not come along.
+    oracle.model.unlock_all();
     oracle.agree(target, "after DUMP and RESTORE");
     let away = |key: &[u8]| [key, b":away"].concat();
     let keys: Vec<Vec<u8>> = oracle.model.keys().keys().cloned().collect();
@@ -147,6 +153,17 @@ fn copies_of_every_kind() {
         assert_eq!(cmd!(conn, "COPY", key, away(key)).int(), 1);
     }
     oracle.agree_under(conn, "a copy", away);
+    for key in locked.keys().keys().filter(|key| !keys.contains(key)) {
+        let copied = cmd!(conn, "COPY", key, away(key));
+        assert!(copied.err().contains("failed to copy"), "{copied}");
+        cmd!(conn, "DEL", key).int();
+    }
+    oracle.model = locked;
+    for key in oracle.model.clone().keys().keys() {
+        if !keys.contains(key) {
+            oracle.model.purge(key);
+        }
+    }
     // A copy is its own record: what becomes of it is nothing to the other.
     for key in &keys {
         cmd!(conn, "MAOS.SET", away(key), "another").int();
@@ -165,6 +182,7 @@ fn copies_of_every_kind() {
     conn.run("SELECT 1").ok();
     oracle.agree_under(conn, "moved to another database", away);
     conn.run("SELECT 2").ok();
+    oracle.model.unlock_all();
     oracle.agree(conn, "copied to another database");
     conn.run("SWAPDB 0 2").ok();
     conn.run("SELECT 0").ok();
