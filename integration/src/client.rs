@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire;
 use futures_util::future::BoxFuture;
-use maos_core::wire::state as wire;
 use maos_core::wire::{self as language, Keys, Reply, Request};
 use redis::cluster_routing::Slot;
 use serde::de::DeserializeOwned;
@@ -53,6 +53,23 @@ commands! {
     read Diff => DiffReply;
     write Set => WriteReply, write Cas => WriteReply, write Del => WriteReply,
     write Rollback => WriteReply, write MSet => WriteReply, write MCas => MCasReply
+}
+
+// Repeated, a lock would be taken twice, and a release that was carried out would be told as a loss.
+macro_rules! lock_commands {
+    ($($name:ident => $reply:ty),*) => {
+        $(impl<'a> Command<'a> for wire::$name<'a> {
+            type Reply = $reply;
+            fn request_id(&self) -> Option<&[u8]> {
+                None
+            }
+        })*
+    };
+}
+
+lock_commands! {
+    Lock => wire::LockReply, MLock => wire::MLockReply, Unlock => wire::UnlockReply,
+    Renew => wire::RenewReply, Locks => wire::LocksReply<'static>
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may

@@ -63,6 +63,8 @@
 //! | `MAOS.DEL` | [`del`](Client::del) |
 //! | `MAOS.MSET`, `MAOS.MCAS`, `MAOS.MGET` | [`mset`](Client::mset), [`mcas`](Client::mcas), [`mget`](Client::mget) |
 //! | `MAOS.HISTORY`, `MAOS.DIFF`, `MAOS.ROLLBACK` | [`history`](Client::history), [`diff`](Client::diff), [`rollback`](Client::rollback) |
+//! | `MAOS.LOCK`, `MAOS.MLOCK` | [`lock`](Client::lock), [`mlock`](Client::mlock) |
+//! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
@@ -74,6 +76,7 @@ mod config;
 mod error;
 mod key;
 mod link;
+mod lock;
 mod options;
 mod update;
 mod value;
@@ -82,8 +85,13 @@ pub use client::{Client, Command, Scan};
 pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
 pub use key::{BadKey, StateKey};
-pub use maos_core::wire::state as wire;
+pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState};
 pub use maos_core::{Code, Refusal};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
 pub use update::{Next, UpdateOptions, Updated};
+/// The requests and replies of the command language.
+pub mod wire {
+    pub use maos_core::wire::lock::*;
+    pub use maos_core::wire::state::*;
+}
 pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};

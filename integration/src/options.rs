@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::wire;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
-use maos_core::wire::state as wire;
 
 use crate::{Current, Error, Outcome, Version};
 
@@ -14,6 +14,8 @@ pub(crate) struct Origin {
     by: Option<String>,
     meta: Option<String>,
     request: RequestId,
+    tokens: Vec<Version>,
+    fence: Option<(String, u64)>,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Settled {
     by: Option<String>,
     meta: Option<String>,
     request: Option<String>,
+    tokens: Vec<Version>,
+    fence: Option<(String, u64)>,
 }
 
 impl Origin {
@@ -41,6 +45,8 @@ impl Origin {
                 RequestId::Given(id) => Some(id),
                 RequestId::Off => None,
             },
+            tokens: self.tokens,
+            fence: self.fence,
         }
     }
 }
@@ -51,6 +57,11 @@ impl Settled {
             by: self.by.as_deref().map(str::as_bytes),
             meta: self.meta.as_deref().map(str::as_bytes),
             reqid: self.request.as_deref().map(str::as_bytes),
+            tokens: self.tokens.iter().copied().collect(),
+            fence: self
+                .fence
+                .as_ref()
+                .map(|(name, token)| (name.as_bytes(), *token)),
             ..wire::WriteOptions::default()
         }
     }
@@ -85,6 +96,20 @@ macro_rules! origin_methods {
         /// that version.
         pub fn request_id(mut self, id: impl Into<String>) -> Self {
             self.origin.request = RequestId::Given(id.into());
+            self
+        }
+
+        /// The token of the lock under which is written: without it a locked key refuses the write, and
+        /// the store refuses one that has been lost. For a write of several keys one for each lock.
+        pub fn token(mut self, token: Version) -> Self {
+            self.origin.tokens.push(token);
+            self
+        }
+
+        /// A token of a lock that lives elsewhere, and that lock's name: the key keeps the highest it has
+        /// seen for each name and refuses a write with a lower one.
+        pub fn fence(mut self, name: impl Into<String>, token: u64) -> Self {
+            self.origin.fence = Some((name.into(), token));
             self
         }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use maos_core::wire::state as wire;
+use crate::wire;
 use serde::de::DeserializeOwned;
 
 use crate::error::shown;

@@ -197,8 +197,8 @@ fn guarded(
 /// # Errors
 /// `FENCED`
 #[inline]
-pub(crate) fn check_tokens<'r>(
-    records: &[Option<&'r Record>],
+pub(crate) fn check_tokens(
+    records: &[Option<&Record>],
     options: &WriteOptions<'_>,
     env: &Env<'_>,
 ) -> Result<(), Refusal> {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use maos_client::{
-    time_of, Client, Code, Error, HistoryOptions, ManyOptions, ManyOutcome, Next, Outcome, Past,
-    Protocol, SetOptions, UpdateOptions, Version, Which,
+    time_of, Client, Code, Error, HistoryOptions, LockMode, LockOptions, ManyOptions, ManyOutcome,
+    Next, Outcome, Past, Protocol, SetOptions, UpdateOptions, Version, Which,
 };
 use serde_json::json;
 
@@ -31,7 +31,61 @@ async fn every_method(protocol: Protocol) {
     conditions(&client).await;
     past(&client).await;
     several(&client).await;
+    locks(&client).await;
     called_commands(&server);
+}
+
+async fn locks(client: &Client) {
+    let minute = Duration::from_secs(60);
+    let options = LockOptions::new().note("nightly");
+    let held = client.lock("app:l:1", "worker-1", minute, options).await;
+    let held = held.unwrap().expect("nobody holds it");
+    assert!(held.expires_at() > SystemTime::now());
+    let other = client.lock("app:l:1", "worker-2", minute, LockOptions::new());
+    assert_eq!(other.await.unwrap(), None);
+    let stray = client.set("app:l:1", "x", SetOptions::new()).await;
+    assert_eq!(stray.unwrap_err().code(), Some(Code::Locked));
+    let options = SetOptions::new().token(held.token).fence("zk", 7);
+    client.set("app:l:1", "v", options).await.unwrap();
+    let state = client.locks("app:l:1").await.unwrap();
+    assert_eq!(state.mode, Some(LockMode::Exclusive));
+    assert_eq!(state.holders.len(), 1);
+    assert_eq!(state.holders[0].owner, b"worker-1");
+    assert_eq!(state.holders[0].grant, held);
+    assert_eq!(state.holders[0].note.as_deref(), Some(&b"nightly"[..]));
+    let renewed = client.renew("app:l:1", held.token, 2 * minute).await;
+    assert!(renewed.unwrap().expires_at_ms > held.expires_at_ms);
+    assert_eq!(client.unlock("app:l:1", held.token).await.unwrap(), 0);
+    let late = client.unlock("app:l:1", held.token).await;
+    assert_eq!(late.unwrap_err().code(), Some(Code::Fenced));
+    let late = SetOptions::new().token(held.token);
+    let late = client.set("app:l:1", "x", late).await;
+    assert_eq!(late.unwrap_err().code(), Some(Code::Fenced));
+    let late = client
+        .set("app:l:1", "x", SetOptions::new().fence("zk", 6))
+        .await;
+    assert_eq!(late.unwrap_err().code(), Some(Code::Fenced));
+
+    let keys = ["{app}:l:2", "{app}:l:3"];
+    let both = client.mlock(&keys, "worker-1", minute).await;
+    let both = both.unwrap().expect("nobody holds them");
+    let options = ManyOptions::new().token(both[0].token);
+    let pairs = keys.map(|key| (key, "v"));
+    client.mset(&pairs, options).await.unwrap();
+    let shared = || LockOptions::new().shared();
+    for owner in ["a", "b"] {
+        let held = client.lock("app:l:4", owner, minute, shared()).await;
+        assert!(held.unwrap().is_some());
+    }
+    let state = client.locks("app:l:4").await.unwrap();
+    assert_eq!(
+        (state.mode, state.holders.len()),
+        (Some(LockMode::Shared), 2)
+    );
+    let advisory = LockOptions::new().advisory();
+    client.lock("app:l:5", "a", minute, advisory).await.unwrap();
+    assert!(client.locks("app:l:5").await.unwrap().advisory);
+    client.set("app:l:5", "x", SetOptions::new()).await.unwrap();
 }
 
 async fn reads_and_writes(client: &Client) {

@@ -48,6 +48,34 @@ fn sample() -> Model {
     m
 }
 
+/// Keys that are locked and fenced.
+fn locked() -> Model {
+    let mut m = Model::at(1_790_000_000_000_000);
+    let mut token = None;
+    for line in [
+        "MAOS.SET held v FENCE zk 7",
+        "MAOS.LOCK held a 60000 NOTE nightly",
+        "MAOS.LOCK held a 1000",
+        "MAOS.LOCK bare a 60000 ADVISORY",
+        "MAOS.LOCK shared a 60000 SHARED",
+        "MAOS.LOCK shared b 60000 SHARED",
+        "MAOS.MLOCK 2 x y a 60000",
+        "MAOS.UNLOCK x TOKEN",
+        "MAOS.RENEW y TOKEN 90000",
+        "MAOS.SET fenced v FENCE zk 9223372036854775807",
+    ] {
+        m.now_us += 1_000_000;
+        let last: String = format!("{}", token.unwrap_or(0));
+        let line = line.replace("TOKEN", &last);
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        m.run(&words).unwrap();
+        if line.starts_with("MAOS.MLOCK") {
+            token = Some(m.clock.last().0);
+        }
+    }
+    m
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -80,30 +108,36 @@ fn frozen(name: &str, lines: &[String]) {
     );
 }
 
-#[test]
-fn records_are_encoded_as_they_were() {
-    let m = sample();
+fn records(m: &Model) -> Vec<String> {
     let mut lines: Vec<_> = m
         .keys()
         .iter()
         .map(|(key, held)| format!("{} {}", key.escape_ascii(), hex(&encoded(&held.record))))
         .collect();
     lines.sort();
-    frozen("record-v1.txt", &lines);
+    lines
 }
 
-#[test]
-fn facts_are_encoded_as_they_were() {
-    let m = sample();
-    let lines: Vec<_> = m
-        .sent
+fn facts(m: &Model) -> Vec<String> {
+    m.sent
         .iter()
         .map(|message| {
             let parts: Vec<_> = message.iter().map(|p| hex(p)).collect();
             parts.join(" ")
         })
-        .collect();
-    frozen("fact-v1.txt", &lines);
+        .collect()
+}
+
+#[test]
+fn records_are_encoded_as_they_were() {
+    frozen("record-v1.txt", &records(&sample()));
+    frozen("record-v1-locks.txt", &records(&locked()));
+}
+
+#[test]
+fn facts_are_encoded_as_they_were() {
+    frozen("fact-v1.txt", &facts(&sample()));
+    frozen("fact-v1-locks.txt", &facts(&locked()));
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -114,15 +148,19 @@ fn unhex(text: &str) -> Vec<u8> {
 
 #[test]
 fn frozen_records_and_facts_still_load() {
-    let m = sample();
-    let records = std::fs::read_to_string(golden("record-v1.txt")).unwrap();
+    still_load(&sample(), "record-v1.txt", "fact-v1.txt");
+    still_load(&locked(), "record-v1-locks.txt", "fact-v1-locks.txt");
+}
+
+fn still_load(m: &Model, records: &str, facts: &str) {
+    let records = std::fs::read_to_string(golden(records)).unwrap();
     for line in records.lines() {
         let (key, bytes) = line.split_once(' ').unwrap();
         let record = decode_record(&unhex(bytes), Bounds::HARD, &mut Interner::default()).unwrap();
         assert_eq!(record, m.keys()[key.as_bytes()].record, "{key}");
     }
     let mut replica = Model::at(0);
-    let facts = std::fs::read_to_string(golden("fact-v1.txt")).unwrap();
+    let facts = std::fs::read_to_string(golden(facts)).unwrap();
     for line in facts.lines() {
         let message: Vec<_> = line.split(' ').map(unhex).collect();
         replica.receive(&message).unwrap();

@@ -618,3 +618,184 @@ fn versions_that_contradict_each_other_are_no_record() {
     let later = Stamp(last.0 + 1);
     assert!(!made(later, Stamp::NONE, &[0, 1, 2]), "created later");
 }
+
+// --- locks -----------------------------------------------------------------------------------
+
+/// One step of owners that lock, write and wait for leases to end.
+#[derive(Clone, Debug)]
+enum Turn {
+    Lock(u8, u8, u64, &'static str),
+    MLock(Vec<u8>, u8, u64),
+    Unlock(u8, usize),
+    Renew(u8, usize, u64),
+    Write(u8, Option<usize>),
+    Purge(u8),
+    Wait(u64),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let (key, owner, ttl) = (0u8..3, 0u8..3, 1u64..2000);
+    let how = prop::sample::select(vec!["", "SHARED", "ADVISORY"]);
+    let token = 0usize..4;
+    prop_oneof![
+        6 => (key.clone(), owner.clone(), ttl.clone(), how).prop_map(|(k, o, t, h)| Turn::Lock(k, o, t, h)),
+        1 => (prop::collection::hash_set(key.clone(), 1..3), owner, ttl.clone())
+            .prop_map(|(k, o, t)| Turn::MLock(k.into_iter().collect(), o, t)),
+        3 => (key.clone(), token.clone()).prop_map(|(k, t)| Turn::Unlock(k, t)),
+        2 => (key.clone(), token.clone(), ttl).prop_map(|(k, t, ms)| Turn::Renew(k, t, ms)),
+        6 => (key.clone(), prop::option::of(token)).prop_map(|(k, t)| Turn::Write(k, t)),
+        1 => key.prop_map(Turn::Purge),
+        4 => (1u64..1500).prop_map(Turn::Wait),
+    ]
+}
+
+/// What a key's lock must be, written down as plainly as can be: who holds it, from when, until when.
+#[derive(Default)]
+struct Plain {
+    held: Vec<(u8, u64, u64, bool, bool)>,
+}
+
+impl Plain {
+    fn present(&mut self, now_ms: u64) -> &mut Vec<(u8, u64, u64, bool, bool)> {
+        self.held.retain(|h| h.2 > now_ms);
+        &mut self.held
+    }
+}
+
+proptest! {
+    /// Leases do not overlap unless shared, tokens rise, and no write passes an exclusive holder.
+    #[test]
+    fn a_lock_is_held_by_one_or_shared(turns in prop::collection::vec(turn(), 1..120)) {
+        let mut m = Model::at(START_US);
+        let mut replica = Model::at(START_US);
+        let mut locks: HashMap<u8, Plain> = HashMap::new();
+        // Every token ever given, newest last.
+        let mut given: HashMap<u8, Vec<u64>> = HashMap::new();
+        let key = |k: u8| format!("k{k}");
+        let line = |m: &mut Model, text: &str| {
+            m.now_us += 1;
+            let words: Vec<&[u8]> = text.split_whitespace().map(str::as_bytes).collect();
+            m.run(&words)
+        };
+        for turn in turns {
+            let now_ms = (m.now_us + 1) / 1000;
+            let token = |given: &HashMap<u8, Vec<u64>>, k: u8, back: usize| {
+                let all = given.get(&k).map_or(&[][..], Vec::as_slice);
+                all.iter().rev().nth(back).copied().unwrap_or(1)
+            };
+            match turn {
+                Turn::Wait(ms) => m.now_us += ms * 1000,
+                Turn::Purge(k) => {
+                    m.expire();
+                    m.purge(key(k).as_bytes());
+                    replica.purge(key(k).as_bytes());
+                    locks.remove(&k);
+                }
+                Turn::Lock(k, owner, ttl, how) => {
+                    let reply = line(&mut m, &format!("MAOS.LOCK {} o{owner} {ttl} {how}", key(k))).unwrap();
+                    let held = locks.entry(k).or_default().present(now_ms);
+                    let shared = how == "SHARED";
+                    let others = held.iter().any(|h| h.0 != owner);
+                    let free = !others || (shared && held.iter().all(|h| h.3));
+                    prop_assert_eq!(reply != Value::Null, free, "{:?}", held);
+                    let Value::Array(items) = reply else { continue };
+                    let [Value::Int(got), Value::Int(ends)] = items[..] else { panic!("{items:?}") };
+                    let (got, ends) = (got as u64, ends as u64);
+                    if let Some(own) = held.iter_mut().find(|h| h.0 == owner) {
+                        prop_assert_eq!(got, own.1);
+                        prop_assert_eq!(ends, own.2.max(now_ms + ttl));
+                        own.2 = ends;
+                        own.3 &= shared;
+                        own.4 &= how == "ADVISORY";
+                    } else {
+                        prop_assert!(got > token(&given, k, 0));
+                        prop_assert_eq!(ends, now_ms + ttl);
+                        given.entry(k).or_default().push(got);
+                        held.push((owner, got, ends, shared, how == "ADVISORY"));
+                    }
+                }
+                Turn::MLock(keys, owner, ttl) => {
+                    let names: Vec<_> = keys.iter().map(|k| key(*k)).collect();
+                    let text = format!("MAOS.MLOCK {} {} o{owner} {ttl}", keys.len(), names.join(" "));
+                    let reply = line(&mut m, &text).unwrap();
+                    let free = keys.iter().all(|k| {
+                        locks.entry(*k).or_default().present(now_ms).iter().all(|h| h.0 == owner)
+                    });
+                    prop_assert_eq!(reply != Value::Null, free);
+                    let Value::Array(items) = reply else { continue };
+                    let Value::Array(tokens) = &items[0] else { panic!("{items:?}") };
+                    for (k, got) in keys.iter().zip(tokens) {
+                        let Value::Int(got) = got else { panic!("{got:?}") };
+                        let held = locks.entry(*k).or_default().present(now_ms);
+                        if let Some(own) = held.first_mut() {
+                            prop_assert_eq!(*got as u64, own.1);
+                            own.2 = own.2.max(now_ms + ttl);
+                            own.3 = false;
+                            own.4 = false;
+                        } else {
+                            prop_assert!(*got as u64 > token(&given, *k, 0));
+                            given.entry(*k).or_default().push(*got as u64);
+                            held.push((owner, *got as u64, now_ms + ttl, false, false));
+                        }
+                    }
+                }
+                Turn::Unlock(k, back) => {
+                    let token = token(&given, k, back);
+                    let reply = line(&mut m, &format!("MAOS.UNLOCK {} {token}", key(k)));
+                    let held = locks.entry(k).or_default().present(now_ms);
+                    let place = held.iter().position(|h| h.1 == token);
+                    prop_assert_eq!(reply.is_ok(), place.is_some());
+                    match (reply, place) {
+                        (Ok(Value::Int(0)), Some(place)) => drop(held.remove(place)),
+                        (Err(refusal), _) => prop_assert_eq!(refusal.code, Code::Fenced),
+                        _ => {}
+                    }
+                }
+                Turn::Renew(k, back, ttl) => {
+                    let token = token(&given, k, back);
+                    let reply = line(&mut m, &format!("MAOS.RENEW {} {token} {ttl}", key(k)));
+                    let held = locks.entry(k).or_default().present(now_ms);
+                    match held.iter_mut().find(|h| h.1 == token) {
+                        Some(own) => {
+                            own.2 = now_ms + ttl;
+                            prop_assert_eq!(reply, Ok(Value::Int(own.2 as i64)));
+                        }
+                        None => prop_assert_eq!(reply.unwrap_err().code, Code::Fenced),
+                    }
+                }
+                Turn::Write(k, back) => {
+                    let shown = back.map(|back| token(&given, k, back));
+                    let text = shown.map(|t| format!("TOKEN {t}")).unwrap_or_default();
+                    let reply = line(&mut m, &format!("MAOS.SET {} v {text}", key(k)));
+                    let held = locks.entry(k).or_default().present(now_ms);
+                    let needs = held.iter().find(|h| !h.3 && !h.4).map(|h| h.1);
+                    let refused = match (shown, needs) {
+                        (None, Some(_)) => Some(Code::Locked),
+                        (None, None) => None,
+                        (Some(t), _) => (!held.iter().any(|h| h.1 == t)).then_some(Code::Fenced),
+                    };
+                    prop_assert_eq!(reply.err().map(|r| r.code), refused);
+                }
+            }
+            // What replicas and the disk get is what is here. A replica judges no lease.
+            for message in std::mem::take(&mut m.sent) {
+                replica.receive(&message).unwrap();
+            }
+            // On a server a key that expires is deleted there, too.
+            m.expire();
+            replica.now_us = m.now_us;
+            replica.expire();
+            for held in m.keys().values() {
+                let mut bytes = vec![];
+                encode_record(&held.record, &mut bytes);
+                let back = decode_record(&bytes, Bounds::HARD, &mut Interner::default()).unwrap();
+                prop_assert_eq!(&back, &held.record);
+                prop_assert!(!held.record.is_empty());
+            }
+        }
+        m.expire();
+        replica.now_us = m.now_us;
+        replica.expire();
+        prop_assert_eq!(replica.keys(), m.keys());
+    }
+}

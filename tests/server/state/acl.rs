@@ -15,6 +15,11 @@ const LINES: &[(&str, bool, bool)] = &[
     ("MAOS.ROLLBACK KEY VERSION -1", true, true),
     ("MAOS.MSET 1 KEY v", false, true),
     ("MAOS.MCAS 1 KEY 0 v", true, true),
+    ("MAOS.LOCK KEY a 1000", false, true),
+    ("MAOS.MLOCK 1 KEY a 1000", false, true),
+    ("MAOS.RENEW KEY 5 1000", false, true),
+    ("MAOS.UNLOCK KEY 5", false, true),
+    ("MAOS.LOCKS KEY", true, false),
 ];
 
 #[test]
@@ -27,7 +32,7 @@ fn key_patterns_hold_for_every_command() {
         ("worker", "~app:*", true, true),
         ("nobody", "", false, false),
     ] {
-        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas";
+        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas +maos.lock +maos.mlock +maos.renew +maos.unlock +maos.locks";
         admin
             .run(&format!(
                 "ACL SETUSER {user} on >secret {patterns} {commands}"

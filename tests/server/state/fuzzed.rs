@@ -65,7 +65,8 @@ fn other(generator: &mut Generator) -> Vec<Vec<u8>> {
         words.extend(rest.iter().map(|w| w.to_vec()));
         words
     };
-    match rng.below(14) {
+    // Removed often: nobody here knows the tokens of the locks that are taken.
+    match rng.below(24) {
         0 => words("DEL", &[&a]),
         1 => words("SET", &[&a, b"plain"]),
         2 => words("RENAME", &[&a, &b]),
@@ -124,7 +125,7 @@ fn no_arguments_stop_the_server_or_part_its_replica() {
     while sent < requests {
         let mut batch: Vec<Vec<Vec<u8>>> = vec![];
         for _ in 0..50 {
-            let words = match generator.rng.below(8) {
+            let words = match generator.rng.below(5) {
                 0 => other(&mut generator),
                 _ => {
                     let mut words = generator.request(&model);
@@ -174,5 +175,5 @@ fn no_arguments_stop_the_server_or_part_its_replica() {
     assert_eq!(digest_all(conn), held);
     assert!(!master.log().contains("panic at"));
     assert!(!replica.log().contains("panic at"));
-    println!("{sent} requests");
+    println!("{sent} requests, {} writes", metric(conn, "writes"));
 }

@@ -12,6 +12,7 @@ mod hostile;
 pub mod limits;
 mod linear;
 mod listeners;
+mod locks;
 mod memory;
 mod moving;
 mod names;

@@ -192,6 +192,7 @@ mod tests {
                 ttl_ms: ttl,
                 bytes: 0,
                 versions: 1,
+                lock: None,
             };
             let text = write(&key, &full, 5).unwrap();
             prop_assert!(!text.contains('\n'));

@@ -86,6 +86,7 @@ fn replicas_by_stream_by_part_and_in_full() {
     there.run("REPLICAOF NO ONE").ok();
     // A history of its own: the master cannot go on where this replica stopped.
     cmd!(there, "SET", "{o}:other", "astray").ok();
+    cmd!(there, "DEL", oracle.generator.keys[0]).int();
     cmd!(there, "MAOS.SET", oracle.generator.keys[0], "astray").int();
     traffic(&mut oracle, &master);
     there
