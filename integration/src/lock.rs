@@ -9,6 +9,7 @@ use crate::{time_of, wire, Client, Error, Version};
 pub struct LockOptions {
     shared: bool,
     advisory: bool,
+    wait: Duration,
     note: Option<String>,
 }
 
@@ -27,6 +28,13 @@ impl LockOptions {
     /// Refuses no write: those who look at the lock keep to it.
     pub fn advisory(mut self) -> LockOptions {
         self.advisory = true;
+        self
+    }
+
+    /// Waits for the lock, in the order of arrival, for at most an hour. The client's
+    /// [deadline](crate::Config::deadline) must be longer.
+    pub fn wait(mut self, longest: Duration) -> LockOptions {
+        self.wait = longest;
         self
     }
 
@@ -110,6 +118,7 @@ impl Client {
             ttl_ms: millis(lease),
             shared: options.shared,
             advisory: options.advisory,
+            wait_ms: millis(options.wait),
             note: options.note.as_deref().map(str::as_bytes),
         };
         let granted = self.call(&request).await?.0;
@@ -134,6 +143,7 @@ impl Client {
             keys: keys.iter().map(AsRef::as_ref).collect(),
             owner: owner.as_ref(),
             ttl_ms: millis(lease),
+            wait_ms: 0,
             note: None,
         };
         let granted = self.call(&request).await?.0;

@@ -1,18 +1,23 @@
 //! Reads and writes of state: parse, decide, apply, propagate, answer. What is decided, and why, is
 //! in the core.
 
+use std::sync::Arc;
+
+use maos_core::change::Kind;
+use maos_core::lock::{is_held_by, LockCommand};
 use maos_core::record::Record;
 use maos_core::state::{Decision, Env, ReadCommand, View, WriteCommand};
+use maos_core::wire::lock::WaiterReply;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
-use maos_core::Refusal;
+use maos_core::{Refusal, Who};
 use smallvec::SmallVec;
 
 use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode};
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
-use crate::edge::{failpoint, guard, propagate};
+use crate::edge::{failpoint, guard, propagate, waiting};
 
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 
@@ -50,20 +55,27 @@ pub fn read<'a, C: ReadCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     if keys.len() > 1 {
         keys.iter().for_each(Key::fetch_to_read);
     }
-    call.reply(&request.answer(&records(&keys), &Opens(&keys))?);
+    call.reply(&request.answer(&records(&keys), &Opens { call, keys: &keys })?);
     Ok(())
 }
 
 /// What a reader sees of open keys.
-struct Opens<'k, 'c>(&'k [Key<'c>]);
+struct Opens<'k, 'c> {
+    call: &'k Call<'c>,
+    keys: &'k [Key<'c>],
+}
 
 impl View for Opens<'_, '_> {
     fn ttl_ms(&self, n: usize) -> i64 {
-        self.0[n].ttl_ms()
+        self.keys[n].ttl_ms()
     }
 
     fn now_ms(&self) -> u64 {
         now_us() / 1000
+    }
+
+    fn waiters(&self, n: usize) -> Vec<WaiterReply> {
+        waiting::queue(self.call.db(), self.keys[n].name())
     }
 }
 
@@ -72,6 +84,66 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     failpoint::hit("parse");
     let request = C::parse(call.args)?;
     let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
+    decide(call, &request, &mut keys, false).map(drop)
+}
+
+/// A command that takes a lock, and may wait for it.
+pub fn lock<'a, C: LockCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
+    failpoint::hit("parse");
+    let request = C::parse(call.args)?;
+    let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
+    let wait_ms = match waiting::may_wait(call) {
+        true => request.wait_ms(),
+        false => 0,
+    };
+    // Who came before stands before.
+    let behind = waiting::count() > 0 && {
+        let now_ms = now_us() / 1000;
+        keys.iter().any(|key| {
+            !is_held_by(key.record(), request.owner(), now_ms)
+                && waiting::has_queue(call.db(), key.name())
+        })
+    };
+    if behind && wait_ms == 0 {
+        call.reply(&C::NOT_GRANTED);
+        return Ok(());
+    }
+    if !behind {
+        if let Some(who) = decide(call, &request, &mut keys, wait_ms > 0)? {
+            drop(keys);
+            return wait(call, &request, who, wait_ms);
+        }
+        return Ok(());
+    }
+    drop(keys);
+    let who = {
+        let node = &mut *node();
+        let (users, interner) = (&mut node.users, &mut node.interner);
+        call.with_user(users, |user| interner.get(user, request.by()).clone())
+    };
+    wait(call, &request, who, wait_ms)
+}
+
+fn wait<'a, C: LockCommand<'a>>(
+    call: &Call<'a>,
+    request: &C,
+    who: Arc<Who>,
+    wait_ms: u64,
+) -> Result<(), Refusal> {
+    let places = C::SPEC.keys.positions(call.args);
+    let mut names: Vec<_> = places.map(|at| call.argv[at + 1]).collect();
+    waiting::enter(call, &mut names, request.want(), who, wait_ms)
+}
+
+/// Decides, applies, propagates, answers. Where nothing changes and `waits` says so there is no answer: it
+/// gives the writer, who waits.
+#[inline(always)]
+fn decide<'a, C: WriteCommand<'a>>(
+    call: &Call<'a>,
+    request: &C,
+    keys: &mut [Key<'_>],
+    waits: bool,
+) -> Result<Option<Arc<Who>>, Refusal> {
     let node = &mut *node();
     let now_us = now_us();
     let (stamp, beyond) = (node.next_stamp(now_us), node.clock.beyond());
@@ -89,14 +161,15 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
         limits: &node.limits,
     };
     failpoint::hit("decide");
-    let change = match request.decide(&records(&keys), &env)? {
+    let change = match request.decide(&records(keys), &env)? {
         Decision::Change(change) => change,
+        Decision::Answer(_) if waits => return Ok(Some(who.clone())),
         Decision::Answer(reply) => {
             if reply.is_lost_race() {
                 count_conflict::<C>();
             }
             call.reply(&reply);
-            return Ok(());
+            return Ok(None);
         }
     };
     failpoint::hit("decided");
@@ -116,8 +189,12 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     for write in change.writes.iter().filter(|w| w.drops > 0) {
         METRICS.trimmed.add(write.drops as u64);
     }
+    if change.kind == Kind::Lock && waiting::count() > 0 {
+        let places = change.writes.iter().map(|w| w.key);
+        places.for_each(|key| waiting::look_at(call.db(), key));
+    }
     call.reply(&request.committed(&change));
-    Ok(())
+    Ok(None)
 }
 
 fn count_conflict<'a, C: Request<'a>>() {

@@ -158,8 +158,8 @@ pub const OWNER_MAX: usize = 256;
 pub const NOTE_MAX: usize = 1024;
 /// The longest lease: 365 days.
 pub const LEASE_MAX_MS: i64 = 365 * 86_400_000;
-/// The longest wait for a lock: one day.
-pub const WAIT_MAX_MS: i64 = 86_400_000;
+/// The longest wait for a lock: one hour. Who wants to wait longer asks again, and sees that the store lives.
+pub const WAIT_MAX_MS: i64 = 3_600_000;
 /// How many may share a lock.
 pub const HOLDERS_MAX: usize = 256;
 /// How many tokens a write of several keys may show.

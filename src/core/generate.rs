@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{LEASE_MAX_MS, OWNER_MAX};
+use crate::config::{LEASE_MAX_MS, OWNER_MAX, WAIT_MAX_MS};
 use crate::model::{Held, Model};
 use crate::record::{Record, Version};
 use crate::wire::reference::COMMANDS;
@@ -210,6 +210,11 @@ impl Generator {
                 }
             }
             (_, Some(tok @ (Tok::Ex | Tok::Px | Tok::ExAt | Tok::PxAt))) => self.expiry(tok, world),
+            // Nobody here gives a lock back meanwhile.
+            (_, Some(Tok::Wait)) => match self.rng.below(20) {
+                0 => *self.rng.pick(&[-1, WAIT_MAX_MS + 1, i64::MAX]),
+                n => (n % 4) as i64,
+            },
             (ArgKind::Integer(min, max), _) => match self.rng.below(12) {
                 0 => min,
                 1 => max,

@@ -15,6 +15,7 @@
 //! | `version`, `history` | how one version is kept, and how the replaced ones are |
 //! | [`state`] | the decisions of the state commands |
 //! | [`lock`] | who holds a key, until when, and which writes that lets pass |
+//! | [`waits`] | who waits for which lock, in which order, and the cycles that would close |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
@@ -57,6 +58,8 @@ pub mod state;
 pub mod transcript;
 #[cfg(feature = "engine")]
 mod version;
+#[cfg(feature = "engine")]
+pub mod waits;
 pub mod wire;
 
 pub use ids::{Interner, Stamp, Who};

@@ -453,6 +453,163 @@ impl<'a> WriteCommand<'a> for MLock<'a> {
     }
 }
 
+/// A lock that is waited for: the request, kept for as long as it takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Want {
+    keys: Vec<Box<[u8]>>,
+    /// One key, or several in one step.
+    many: bool,
+    owner: Box<[u8]>,
+    ttl_ms: u64,
+    shared: bool,
+    advisory: bool,
+    note: Option<Box<[u8]>>,
+}
+
+/// What comes of waiting.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Granted {
+    /// Of MAOS.LOCK.
+    One(LockReply),
+    /// Of MAOS.MLOCK.
+    Many(MLockReply),
+}
+
+/// A command whose answer can be waited for.
+pub trait LockCommand<'a>: WriteCommand<'a> {
+    /// The reply to one that does not get it.
+    const NOT_GRANTED: Self::Reply<'static>;
+
+    /// For how long, in milliseconds; 0: not at all.
+    fn wait_ms(&self) -> u64;
+    /// Who asks.
+    fn owner(&self) -> &'a [u8];
+    /// The request, to be kept.
+    fn want(&self) -> Want;
+}
+
+impl<'a> LockCommand<'a> for Lock<'a> {
+    const NOT_GRANTED: LockReply = LockReply(None);
+
+    fn wait_ms(&self) -> u64 {
+        self.wait_ms
+    }
+
+    fn owner(&self) -> &'a [u8] {
+        self.owner
+    }
+
+    fn want(&self) -> Want {
+        Want {
+            keys: vec![self.key.into()],
+            many: false,
+            owner: self.owner.into(),
+            ttl_ms: self.ttl_ms,
+            shared: self.shared,
+            advisory: self.advisory,
+            note: self.note.map(Into::into),
+        }
+    }
+}
+
+impl<'a> LockCommand<'a> for MLock<'a> {
+    const NOT_GRANTED: MLockReply = MLockReply(None);
+
+    fn wait_ms(&self) -> u64 {
+        self.wait_ms
+    }
+
+    fn owner(&self) -> &'a [u8] {
+        self.owner
+    }
+
+    fn want(&self) -> Want {
+        Want {
+            keys: self.keys.iter().map(|k| (*k).into()).collect(),
+            many: true,
+            owner: self.owner.into(),
+            ttl_ms: self.ttl_ms,
+            shared: false,
+            advisory: false,
+            note: self.note.map(Into::into),
+        }
+    }
+}
+
+impl Want {
+    fn one(&self) -> Lock<'_> {
+        Lock {
+            key: &self.keys[0],
+            owner: &self.owner,
+            ttl_ms: self.ttl_ms,
+            shared: self.shared,
+            advisory: self.advisory,
+            wait_ms: 0,
+            note: self.note.as_deref(),
+        }
+    }
+
+    fn several(&self) -> MLock<'_> {
+        MLock {
+            keys: self.keys.iter().map(|k| &**k).collect(),
+            owner: &self.owner,
+            ttl_ms: self.ttl_ms,
+            wait_ms: 0,
+            note: self.note.as_deref(),
+        }
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &[Box<[u8]>] {
+        &self.keys
+    }
+
+    /// Who wants it.
+    pub fn owner(&self) -> &[u8] {
+        &self.owner
+    }
+
+    /// Wants it together with others.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// The change that grants it; `None` if it must still be waited for.
+    ///
+    /// # Errors
+    /// A refusal, which ends the wait.
+    pub fn decide(
+        &self,
+        records: &[Option<&Record>],
+        env: &Env<'_>,
+    ) -> Result<Option<Change<'_>>, Refusal> {
+        fn change<'w, R>(decision: Decision<'w, R>) -> Option<Change<'w>> {
+            match decision {
+                Decision::Change(change) => Some(change),
+                Decision::Answer(_) => None,
+            }
+        }
+        Ok(match self.many {
+            true => change(self.several().decide(records, env)?),
+            false => change(self.one().decide(records, env)?),
+        })
+    }
+
+    /// The reply, once the change is applied.
+    pub fn granted(&self, change: &Change<'_>) -> Granted {
+        match self.many {
+            true => Granted::Many(self.several().committed(change)),
+            false => Granted::One(self.one().committed(change)),
+        }
+    }
+}
+
+/// Whether an owner holds the lock of this record: then it stands behind nobody who waits for it.
+pub fn is_held_by(record: Option<&Record>, owner: &[u8], now_ms: u64) -> bool {
+    let guard = record.and_then(Record::guard);
+    guard.is_some_and(|g| g.present(now_ms).any(|h| *h.owner == *owner))
+}
+
 impl<'a> WriteCommand<'a> for Unlock<'a> {
     type Reply<'r> = UnlockReply;
 
@@ -522,9 +679,9 @@ impl<'a> WriteCommand<'a> for Renew<'a> {
 }
 
 /// What is shown of the lock of a record.
-pub(crate) fn shown(record: Option<&Record>, now_ms: u64) -> LocksReply<'_> {
+pub(crate) fn shown<'r>(record: Option<&'r Record>, view: &dyn View, n: usize) -> LocksReply<'r> {
     let guard = record.and_then(Record::guard);
-    let present = guard.into_iter().flat_map(|g| g.present(now_ms));
+    let present = guard.into_iter().flat_map(|g| g.present(view.now_ms()));
     let holders: Vec<_> = present
         .map(|h| HolderReply {
             owner: Cow::Borrowed(&h.owner),
@@ -540,6 +697,7 @@ pub(crate) fn shown(record: Option<&Record>, now_ms: u64) -> LocksReply<'_> {
         advisory: mode.is_some_and(|m| m.advisory),
         highest: holders.iter().map(|h| h.token).max(),
         holders,
+        waiters: view.waiters(n),
     }
 }
 
@@ -551,6 +709,6 @@ impl<'a> ReadCommand<'a> for Locks<'a> {
         records: &[Option<&'r Record>],
         view: &dyn View,
     ) -> Result<LocksReply<'r>, Refusal> {
-        Ok(shown(records[0], view.now_ms()))
+        Ok(shown(records[0], view, 0))
     }
 }

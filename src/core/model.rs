@@ -10,6 +10,7 @@ use crate::config::Limits;
 use crate::record::Record;
 use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, ReadCommand, View, WriteCommand};
+use crate::wire::lock::WaiterReply;
 use crate::wire::{requests as cmd, Keys, Request, Value};
 use crate::{Code, Interner, Refusal};
 
@@ -165,6 +166,11 @@ impl Model {
         Ok(Value::of(&request.answer(&records, &looks)?))
     }
 
+    /// As one who does not wait.
+    fn lock<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        self.write::<C>(args)
+    }
+
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
@@ -268,6 +274,11 @@ impl View for Looks<'_> {
 
     fn now_ms(&self) -> u64 {
         self.now_ms
+    }
+
+    /// Nobody waits here: to wait takes a connection.
+    fn waiters(&self, _: usize) -> Vec<WaiterReply> {
+        vec![]
     }
 }
 

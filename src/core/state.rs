@@ -13,6 +13,7 @@ use crate::change::{Change, Expiry, Kind, Write};
 use crate::config::{Limits, AUTHOR_MAX, REPLY_MAX};
 use crate::record::{Record, Version};
 use crate::refusal::Quoted;
+use crate::wire::lock::WaiterReply;
 use crate::wire::state::*;
 use crate::wire::Request;
 use crate::{json, lock, Code, Refusal, Stamp, Who};
@@ -45,6 +46,8 @@ pub trait View {
     fn ttl_ms(&self, n: usize) -> i64;
     /// The wall clock, in milliseconds of unix time.
     fn now_ms(&self) -> u64;
+    /// Who waits for the lock of the n-th key, first come first.
+    fn waiters(&self, n: usize) -> Vec<WaiterReply>;
 }
 
 /// What came of a write request.
@@ -638,7 +641,7 @@ fn full<'r>(
     view: &dyn View,
     n: usize,
 ) -> Full<'r> {
-    let lock = lock::shown(Some(record), view.now_ms());
+    let lock = lock::shown(Some(record), view, n);
     Full {
         value,
         version: v.stamp(),

@@ -63,7 +63,9 @@ needed! {
     RedisModule_OpenKey RedisModule_CloseKey RedisModule_KeyType
     RedisModule_ModuleTypeGetType RedisModule_ModuleTypeGetValue RedisModule_ModuleTypeSetValue
     RedisModule_GetExpire RedisModule_SetExpire RedisModule_SetAbsExpire RedisModule_GetAbsExpire
-    RedisModule_DeleteKey
+    RedisModule_DeleteKey RedisModule_BlockClientOnKeys RedisModule_UnblockClient
+    RedisModule_GetBlockedClientPrivateData RedisModule_SetDisconnectCallback
+    RedisModule_GetKeyNameFromOptCtx RedisModule_GetDbIdFromOptCtx
     RedisModule_SignalModifiedKey RedisModule_Replicate RedisModule_ReplicateVerbatim
     RedisModule_StringPtrLen RedisModule_CreateString RedisModule_FreeString
     RedisModule_GetClientId RedisModule_GetClientUserNameById RedisModule_Call

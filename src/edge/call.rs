@@ -156,13 +156,19 @@ pub unsafe fn enter(
     raw::REDISMODULE_OK as c_int
 }
 
-fn refuse(ctx: *mut raw::RedisModuleCtx, refusal: &Refusal) {
+/// Answers with a refusal.
+pub fn refuse(ctx: *mut raw::RedisModuleCtx, refusal: &Refusal) {
     METRICS.refusals[refusal.code as usize].one();
     let line = CString::new(refusal.to_string()).unwrap_or_default();
     // SAFETY: the context of this call; the server copies the line.
     unsafe {
         api!(RedisModule_ReplyWithError)(ctx, line.as_ptr());
     }
+}
+
+/// Answers in another context than that of a call.
+pub fn reply_to(ctx: *mut raw::RedisModuleCtx, reply: &impl Reply) {
+    reply.emit(&mut Out(ctx));
 }
 
 impl Call<'_> {

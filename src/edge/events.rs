@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, failpoint, guard, lineage, listeners};
+use super::{background, failpoint, guard, lineage, listeners, waiting};
 
 /// The events that are asked for. All are offered since Redis 7.0.
 const EVENTS: [u64; 7] = [
@@ -50,6 +50,7 @@ unsafe extern "C" fn happened(
             }
             _ => {}
         }
+        waiting::look_at_all();
     });
     if noted.is_none() {
         lineage::raise_to_now();

@@ -43,6 +43,7 @@ pub const POINTS: &[&str] = &[
     "listeners",
     "look",
     "trim",
+    "wake",
     // What the server tells and asks.
     "event",
     "config get",

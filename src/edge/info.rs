@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, failpoint, guard, listeners, node};
+use super::{background, failpoint, guard, listeners, node, waiting};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -52,6 +52,7 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     let ahead = node::node().clock.last().0.saturating_sub(node::now_us());
     number("clock_ahead_us", ahead);
     number("stamps_ahead", m.stamps_ahead.get());
+    number("lock_waiters", waiting::count() as u64);
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {

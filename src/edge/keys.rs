@@ -8,9 +8,31 @@ use maos_core::refusal::WRONG_TYPE;
 use maos_core::Refusal;
 
 use super::api::{api, raw};
+use super::call::{bytes_of, flags};
 use super::failpoint;
+use super::lineage::{context, Name};
 use super::metrics::{held, METRICS};
 use crate::persist;
+
+/// Whether the key's slot is another node's, or on its way from or to one that the key is on now: then it
+/// goes on there. Asked by having the server look at the key: it refuses before.
+pub fn is_elsewhere(db: i32, key: &[u8]) -> bool {
+    if flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
+        return false;
+    }
+    let ctx = context(db);
+    let name = Name::new(ctx, key);
+    // SAFETY: the format says that a string follows; the reply is freed.
+    unsafe {
+        let (command, format) = (c"EXISTS".as_ptr(), c"s".as_ptr());
+        let reply = api!(RedisModule_Call)(ctx, command, format, name.string);
+        if reply.is_null() {
+            return true;
+        }
+        api!(RedisModule_FreeCallReply)(reply);
+    }
+    false
+}
 
 /// What a key is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +109,12 @@ impl<'c> Key<'c> {
             }
         }
         Ok(key)
+    }
+
+    /// The key's name.
+    pub fn name(&self) -> &[u8] {
+        // SAFETY: the name lives for `'c`.
+        unsafe { bytes_of(self.name) }
     }
 
     /// The record, if there is one.

@@ -22,3 +22,4 @@ pub mod metrics;
 pub mod node;
 pub mod propagate;
 pub mod register;
+pub mod waiting;

@@ -8,8 +8,9 @@ use maos_core::record::Record;
 
 use super::{boxed, unboxed};
 use crate::edge::api::{api, raw};
+use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
-use crate::edge::{failpoint, guard, lineage};
+use crate::edge::{failpoint, guard, lineage, waiting};
 
 /// The record of a value.
 ///
@@ -100,12 +101,19 @@ pub unsafe extern "C" fn free_effort(
 ///
 /// # Safety
 /// Called by the server.
-pub unsafe extern "C" fn unlink(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
     let seen = guard::run(|| {
         failpoint::hit("unlink");
         METRICS.unlinked.one();
         // SAFETY: the server gives a value of our type.
         lineage::raise(unsafe { record(value) }.newest());
+        // SAFETY: the server's context; the name lives through the callback.
+        unsafe {
+            let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
+            if !name.is_null() {
+                waiting::look_at(api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
+            }
+        }
     });
     if seen.is_none() {
         lineage::raise_to_now();

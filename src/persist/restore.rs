@@ -9,9 +9,9 @@ use maos_core::restored::Restored;
 use maos_core::Stamp;
 
 use crate::edge::api::{api, raw};
-use crate::edge::call::{bytes_of, flags};
+use crate::edge::call::bytes_of;
 use crate::edge::failpoint;
-use crate::edge::keys::{Key, Mode};
+use crate::edge::keys::{is_elsewhere, Key, Mode};
 use crate::edge::lineage::{self, Name, Note};
 use crate::edge::node::{node, now_us};
 
@@ -43,7 +43,7 @@ pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result
     let was = record.current().stamp();
     let again = record.live().is_some() && may_have_seen(db, key, was, record);
     let locked = record.leased_until_ms() > 0;
-    if !(again || locked) || is_imported(db, key) {
+    if !(again || locked) || is_elsewhere(db, key) {
         return Ok(());
     }
     if record.is_bare() {
@@ -101,24 +101,4 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
         Some(held) if was <= held.newest() => true,
         _ => was <= lineage::floor(),
     }
-}
-
-/// Whether the key's slot is another node's, from which the key comes: its versions go on here.
-/// Asked by having the server look at the key: for a slot that is not ours it refuses before.
-fn is_imported(db: i32, key: &[u8]) -> bool {
-    if flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
-        return false;
-    }
-    let ctx = lineage::context(db);
-    let name = Name::new(ctx, key);
-    // SAFETY: the format says that a string follows; the reply is freed.
-    unsafe {
-        let (command, format) = (c"EXISTS".as_ptr(), c"s".as_ptr());
-        let reply = api!(RedisModule_Call)(ctx, command, format, name.string);
-        if reply.is_null() {
-            return true;
-        }
-        api!(RedisModule_FreeCallReply)(reply);
-    }
-    false
 }

@@ -266,9 +266,9 @@ proptest! {
         same(&r, &r.encode());
         let (owner, token, ttl_ms) = (value, Stamp(version.0.max(1)), 1 + ms % LEASE_MAX_MS.unsigned_abs());
         let note = o.0.as_deref();
-        let r = Lock { key, owner, ttl_ms, shared: flags[0], advisory: flags[1], note };
+        let r = Lock { key, owner, ttl_ms, shared: flags[0], advisory: flags[1], wait_ms: ms % 3_600_001, note };
         same(&r, &r.encode());
-        let r = MLock { keys: keys.iter().map(|(k, _, _)| &k[..]).collect(), owner, ttl_ms, note };
+        let r = MLock { keys: keys.iter().map(|(k, _, _)| &k[..]).collect(), owner, ttl_ms, wait_ms: ms % 3_600_001, note };
         same(&r, &r.encode());
         let r = Unlock { key, token };
         same(&r, &r.encode());
@@ -298,9 +298,9 @@ proptest! {
         both(MCasReply::Applied(version));
         both(MCasReply::Lost(vec![(bytes(), version), (bytes(), Stamp::NONE)]));
         let holder = || HolderReply { owner: bytes(), token: version, expires_ms: n, holds: ttl as u32, note: metadata() };
-        let locks = || LocksReply { shared: Some(flags[1]), advisory: flags[0], holders: vec![holder(), holder()], highest: Some(version) };
+        let locks = || LocksReply { shared: Some(flags[1]), advisory: flags[0], holders: vec![holder(), holder()], waiters: vec![WaiterReply { owner: value.clone(), shared: flags[0], waited_ms: n }], highest: Some(version) };
         both(locks());
-        both(LocksReply { shared: None, advisory: false, holders: vec![], highest: None });
+        both(LocksReply { shared: None, advisory: false, holders: vec![], waiters: vec![], highest: None });
         both(LockReply(flags[0].then_some((version, n))));
         both(MLockReply(flags[0].then(|| (vec![version, version], n))));
         both(UnlockReply(ttl as u32));

@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::reply::{clamp, count, field, required, stamp, Bytes, Decoded, Reply, Sink, Value};
 use super::spec::*;
-use super::{number, push_bytes, push_word, Request};
+use super::{number, push_bytes, push_number, push_word, Request};
 use crate::config::{LEASE_MAX_MS, NOTE_MAX, OWNER_MAX, WAIT_MAX_MS};
 use crate::{Code, Refusal, Stamp};
 
@@ -14,15 +14,24 @@ const WAIT: Arg = Arg::option(
     Tok::Wait,
     "milliseconds",
     ArgKind::Integer(0, WAIT_MAX_MS),
-    "wait for the lock for so long",
-)
-.later();
+    "wait for the lock for so long, in the order of arrival; not inside MULTI or a script. 0 does not wait",
+);
 const NOTE: Arg = Arg::option(
     Tok::Note,
     "text",
     ArgKind::Name(NOTE_MAX),
     "what MAOS.LOCKS says about it",
 );
+
+fn wait(c: &mut Cursor<'_, '_>) -> Result<u64, Refusal> {
+    c.int("WAIT", 0, WAIT_MAX_MS).map(i64::unsigned_abs)
+}
+
+fn push_wait(out: &mut Vec<Vec<u8>>, wait_ms: u64) {
+    if wait_ms > 0 {
+        push_number(out, Tok::Wait, Some(wait_ms));
+    }
+}
 
 /// MAOS.LOCK
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +46,8 @@ pub struct Lock<'a> {
     pub shared: bool,
     /// Refuses no write.
     pub advisory: bool,
+    /// How long to wait for it, in milliseconds; 0: not at all.
+    pub wait_ms: u64,
     /// What is said about it.
     pub note: Option<&'a [u8]>,
 }
@@ -58,8 +69,8 @@ impl<'a> Request<'a> for Lock<'a> {
             NOTE,
             Arg::option(Tok::Advisory, "advisory", ArgKind::Word, "refuse no write: who looks at the lock keeps to it"),
         ]],
-        reply: "`[token, expires-at-ms]`, or null if somebody else holds it. An owner that holds it already gets the same token, a lease that ends no earlier, and one more hold; held alone, a shared lock becomes exclusive. While the lock is held exclusively and not advisory, writes need its TOKEN.",
-        refusals: &[Code::Limit],
+        reply: "`[token, expires-at-ms]`, or null if somebody else holds it or waits for it, and with WAIT if it was not had in time; DEADLOCK if waiting would never end. An owner that holds it already gets the same token, a lease that ends no earlier, and one more hold; held alone, a shared lock becomes exclusive. While the lock is held exclusively and not advisory, writes need its TOKEN.",
+        refusals: &[Code::Limit, Code::Deadlock],
         examples: "
 > MAOS.LOCK app:plan worker-1 30000 NOTE rebuild
 < [$token, *]
@@ -83,10 +94,12 @@ impl<'a> Request<'a> for Lock<'a> {
             ttl_ms: c.int("ttl-ms", 1, LEASE_MAX_MS)?.unsigned_abs(),
             shared: false,
             advisory: false,
+            wait_ms: 0,
             note: None,
         };
         while let Some(tok) = c.option()? {
             match tok {
+                Tok::Wait => lock.wait_ms = wait(c)?,
                 Tok::Shared => lock.shared = true,
                 Tok::Advisory => lock.advisory = true,
                 _ => lock.note = Some(c.name("NOTE", NOTE_MAX)?),
@@ -103,6 +116,7 @@ impl<'a> Request<'a> for Lock<'a> {
         if self.advisory {
             push_word(&mut out, Tok::Advisory);
         }
+        push_wait(&mut out, self.wait_ms);
         push_bytes(&mut out, Tok::Note, self.note);
         out
     }
@@ -143,6 +157,8 @@ pub struct MLock<'a> {
     pub owner: &'a [u8],
     /// How long the leases last, in milliseconds.
     pub ttl_ms: u64,
+    /// How long to wait for them, in milliseconds; 0: not at all.
+    pub wait_ms: u64,
     /// What is said about them.
     pub note: Option<&'a [u8]>,
 }
@@ -162,8 +178,8 @@ impl<'a> Request<'a> for MLock<'a> {
         },
         args: &[NUMKEYS, KEY.many(), OWNER, TTL],
         options: &[&[WAIT, NOTE]],
-        reply: "`[[token, ...], expires-at-ms]`, a token for each key in their order; or null, and none is taken, if somebody else holds one of them.",
-        refusals: &[Code::Limit],
+        reply: "`[[token, ...], expires-at-ms]`, a token for each key in their order; or null, and none is taken, if somebody else holds or waits for one of them.",
+        refusals: &[Code::Limit, Code::Deadlock],
         examples: "
 > MAOS.MLOCK 2 app:from app:to mover 30000
 < [[$token, $token], *]
@@ -186,10 +202,14 @@ impl<'a> Request<'a> for MLock<'a> {
             keys,
             owner: c.name("owner", OWNER_MAX)?,
             ttl_ms: c.int("ttl-ms", 1, LEASE_MAX_MS)?.unsigned_abs(),
+            wait_ms: 0,
             note: None,
         };
-        while c.option()?.is_some() {
-            mlock.note = Some(c.name("NOTE", NOTE_MAX)?);
+        while let Some(tok) = c.option()? {
+            match tok {
+                Tok::Wait => mlock.wait_ms = wait(c)?,
+                _ => mlock.note = Some(c.name("NOTE", NOTE_MAX)?),
+            }
         }
         Ok(mlock)
     }
@@ -198,6 +218,7 @@ impl<'a> Request<'a> for MLock<'a> {
         let mut out = vec![number(self.keys.len())];
         out.extend(self.keys.iter().map(|k| k.to_vec()));
         out.extend([self.owner.to_vec(), number(self.ttl_ms)]);
+        push_wait(&mut out, self.wait_ms);
         push_bytes(&mut out, Tok::Note, self.note);
         out
     }
@@ -382,15 +403,15 @@ impl<'a> Request<'a> for Locks<'a> {
         keys: Keys::One(Access::Read),
         args: &[KEY],
         options: &[],
-        reply: "A map of mode (`exclusive`, `shared`, null where nobody holds it), advisory (1 or 0), holders (an array of maps of owner, token, expires-at-ms, holds, note) and highest-token, that of the newest holder or null.",
+        reply: "A map of mode (`exclusive`, `shared`, null where nobody holds it), advisory (1 or 0), holders (an array of maps of owner, token, expires-at-ms, holds, note) waiters (an array of maps of owner, mode, waited-ms, in their order) and highest-token, that of the newest holder or null.",
         refusals: &[],
         examples: "
 > MAOS.LOCK app:l a 30000 NOTE nightly
 < [$token, *]
 > MAOS.LOCKS app:l
-< {mode: 'exclusive', advisory: 0, holders: [{owner: 'a', token: $token, expires-at-ms: *, holds: 1, note: 'nightly'}], highest-token: $token}
+< {mode: 'exclusive', advisory: 0, holders: [{owner: 'a', token: $token, expires-at-ms: *, holds: 1, note: 'nightly'}], waiters: [], highest-token: $token}
 > MAOS.LOCKS app:unlocked
-< {mode: null, advisory: 0, holders: [], highest-token: null}
+< {mode: null, advisory: 0, holders: [], waiters: [], highest-token: null}
 ",
         internal: false,
     };
@@ -416,6 +437,8 @@ pub struct LocksReply<'a> {
     pub advisory: bool,
     /// Who holds it, in the order of the grants.
     pub holders: Vec<HolderReply<'a>>,
+    /// Who waits for it, first come first.
+    pub waiters: Vec<WaiterReply>,
     /// The token of the newest of them.
     pub highest: Option<Stamp>,
 }
@@ -435,14 +458,31 @@ pub struct HolderReply<'a> {
     pub note: Option<Bytes<'a>>,
 }
 
+/// One who waits for a lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WaiterReply {
+    /// Its name.
+    pub owner: Vec<u8>,
+    /// Wants it shared.
+    pub shared: bool,
+    /// For how long it has waited, in milliseconds.
+    pub waited_ms: u64,
+}
+
+const SHARED: &[u8] = b"shared";
+const EXCLUSIVE: &[u8] = b"exclusive";
+
+fn mode_of(shared: bool) -> &'static [u8] {
+    match shared {
+        true => SHARED,
+        false => EXCLUSIVE,
+    }
+}
+
 impl Reply for LocksReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
-        let mode = self.shared.map(|shared| match shared {
-            true => &b"shared"[..],
-            false => b"exclusive",
-        });
-        to.map(4);
-        field(to, "mode").maybe(mode);
+        to.map(5);
+        field(to, "mode").maybe(self.shared.map(mode_of));
         field(to, "advisory").int(i64::from(self.advisory));
         field(to, "holders").array(self.holders.len());
         for h in &self.holders {
@@ -452,6 +492,13 @@ impl Reply for LocksReply<'_> {
             field(to, "expires-at-ms").int(clamp(h.expires_ms));
             field(to, "holds").int(h.holds.into());
             field(to, "note").maybe(h.note.as_deref());
+        }
+        field(to, "waiters").array(self.waiters.len());
+        for w in &self.waiters {
+            to.map(3);
+            field(to, "owner").bulk(&w.owner);
+            field(to, "mode").bulk(mode_of(w.shared));
+            field(to, "waited-ms").int(clamp(w.waited_ms));
         }
         match self.highest {
             None => field(to, "highest-token").null(),
@@ -471,14 +518,28 @@ impl Reply for LocksReply<'_> {
                 note: f.take("note").bytes()?,
             })
         };
+        let waiter = |value: Value| {
+            let mut f = value.fields()?;
+            Ok(WaiterReply {
+                owner: required(f.take("owner"))?.into_owned(),
+                shared: *required(f.take("mode"))? == *SHARED,
+                waited_ms: count(f.take("waited-ms"))?,
+            })
+        };
         Ok(LocksReply {
-            shared: f.take("mode").bytes()?.map(|mode| *mode == *b"shared"),
+            shared: f.take("mode").bytes()?.map(|mode| *mode == *SHARED),
             advisory: f.take("advisory").int()? != 0,
             holders: f
                 .take("holders")
                 .items()?
                 .into_iter()
                 .map(holder)
+                .collect::<Decoded<_>>()?,
+            waiters: f
+                .take("waiters")
+                .items()?
+                .into_iter()
+                .map(waiter)
                 .collect::<Decoded<_>>()?,
             highest: match f.take("highest-token") {
                 Value::Null => None,

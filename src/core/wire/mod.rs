@@ -47,7 +47,7 @@ macro_rules! for_each_command {
         $then! {
             write Set, write Cas, read Get, write Del, write MSet, write MCas, read MGet,
             read History, read Diff, write Rollback,
-            write Lock, write MLock, write Unlock, write Renew, read Locks
+            lock Lock, lock MLock, write Unlock, write Renew, read Locks
         }
     };
 }

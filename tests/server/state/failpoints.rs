@@ -147,13 +147,15 @@ const VALUES: &[&str] = &["digest", "copy", "mem usage", "free effort", "free"];
 const GONE: &[&str] = &["unlink", "event"];
 const MOVED: &[&str] = &["defrag"];
 const PASS: &[&str] = &["tick", "policy", "listeners", "look", "trim"];
+const WAITED: &[&str] = &["wake"];
 const ASKED: &[&str] = &["config get", "config set", "info"];
 
 #[test]
 fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
-        STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, ASKED,
+        STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
+        ASKED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -480,6 +482,27 @@ fn a_panic_while_a_record_is_moved_leaves_it_where_it_is() {
         metric(conn, "panics") == 1
     });
     assert_eq!(digest_all(conn), before);
+}
+
+/// Who waits for a lock is looked at again, and gets it.
+#[test]
+fn a_panic_over_a_lock_leaves_nobody_waiting() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    let mut conn = bed.master.conn();
+    conn.run("MAOS.LOCK told a 600000").array();
+    let mut waits = bed.master.conn();
+    waits.send(&split_line("MAOS.LOCK told b 600000 WAIT 600000").expect("a line"));
+    eventually(PATIENCE, "it waits", || {
+        metric(&mut conn, "lock_waiters") == 1
+    });
+    bed.arm("wake");
+    let held = conn.run("MAOS.LOCKS told").field("highest-token").int();
+    assert_eq!(conn.run(&format!("MAOS.UNLOCK told {held}")).int(), 0);
+    let token = waits.recv().array()[0].int();
+    assert!(token > held);
+    assert_eq!(left(&mut conn), 0);
+    assert_eq!(metric(&mut conn, "panics"), 1);
+    bed.same("wake");
 }
 
 /// The pass goes on with its next step.

@@ -22,6 +22,7 @@ mod replicas;
 mod restore;
 mod transcripts;
 mod versions;
+mod waiting;
 
 use crate::harness::*;
 
