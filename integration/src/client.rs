@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::wire;
@@ -97,7 +97,16 @@ pub(crate) struct Inner {
     deadline: Duration,
     attempts: u32,
     agent: Option<String>,
+    config: Config,
+    /// Clients with a connection each, for requests that wait; those that are idle.
+    lanes: Mutex<Vec<Client>>,
 }
+
+/// The store lets nobody wait longer.
+const LONGEST_WAIT: Duration = Duration::from_millis(maos_core::config::WAIT_MAX_MS.unsigned_abs());
+
+/// So many connections are kept for requests that wait.
+const IDLE_LANES: usize = 8;
 
 impl Client {
     /// Connects. Fails at once if no address answers.
@@ -122,9 +131,34 @@ impl Client {
                 link: Link::new(&config)?,
                 deadline: config.deadline,
                 attempts: config.attempts,
-                agent: config.agent,
+                agent: config.agent.clone(),
+                config,
+                lanes: Mutex::default(),
             }),
         })
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn lane(&self) -> Result<Client, Error> {
+        let idle = self.inner.lanes.lock().ok().and_then(|mut l| l.pop());
+        match idle {
+            Some(lane) => Ok(lane),
+            None => {
+                let mut config = self.inner.config.clone();
+                config.deadline += LONGEST_WAIT;
+                config.response_timeout += LONGEST_WAIT;
+                Client::lazy(config)
+            }
+        }
+    }
+
+    /// Keeps a client that waits for nothing.
+    pub(crate) fn give_lane_back(&self, lane: Client) {
+        if let Ok(mut lanes) = self.inner.lanes.lock() {
+            if lanes.len() < IDLE_LANES {
+                lanes.push(lane);
+            }
+        }
     }
 
     /// Sends one request of the command language and reads its reply.
@@ -567,7 +601,7 @@ impl Client {
         }
     }
 
-    fn agent(&self) -> Option<&str> {
+    pub(crate) fn agent(&self) -> Option<&str> {
         self.inner.agent.as_deref()
     }
 }

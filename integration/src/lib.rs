@@ -63,7 +63,7 @@
 //! | `MAOS.DEL` | [`del`](Client::del) |
 //! | `MAOS.MSET`, `MAOS.MCAS`, `MAOS.MGET` | [`mset`](Client::mset), [`mcas`](Client::mcas), [`mget`](Client::mget) |
 //! | `MAOS.HISTORY`, `MAOS.DIFF`, `MAOS.ROLLBACK` | [`history`](Client::history), [`diff`](Client::diff), [`rollback`](Client::rollback) |
-//! | `MAOS.LOCK`, `MAOS.MLOCK` | [`lock`](Client::lock), [`mlock`](Client::mlock) |
+//! | `MAOS.LOCK`, `MAOS.MLOCK` | [`lock_guard`](Client::lock_guard), [`with_lock`](Client::with_lock), [`lock_many`](Client::lock_many), [`lock`](Client::lock), [`mlock`](Client::mlock) |
 //! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
@@ -74,6 +74,7 @@
 mod client;
 mod config;
 mod error;
+mod guard;
 mod key;
 mod link;
 mod lock;
@@ -84,6 +85,7 @@ mod value;
 pub use client::{Client, Command, Scan};
 pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
+pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState};
 pub use maos_core::{Code, Refusal};

@@ -9,7 +9,7 @@ use crate::{time_of, wire, Client, Error, Version};
 pub struct LockOptions {
     shared: bool,
     advisory: bool,
-    wait: Duration,
+    pub(crate) wait: Duration,
     note: Option<String>,
 }
 
@@ -31,8 +31,8 @@ impl LockOptions {
         self
     }
 
-    /// Waits for the lock, in the order of arrival, for at most an hour. The client's
-    /// [deadline](crate::Config::deadline) must be longer.
+    /// Waits for the lock, in the order of arrival, for at most an hour. A call that waits has a
+    /// connection of its own; to drop it is to stand in the queue no longer.
     pub fn wait(mut self, longest: Duration) -> LockOptions {
         self.wait = longest;
         self
@@ -112,24 +112,28 @@ impl Client {
         lease: Duration,
         options: LockOptions,
     ) -> Result<Option<Grant>, Error> {
-        let request = wire::Lock {
+        let mut request = wire::Lock {
             key: key.as_ref(),
             owner: owner.as_ref(),
             ttl_ms: millis(lease),
             shared: options.shared,
             advisory: options.advisory,
-            wait_ms: millis(options.wait),
+            wait_ms: 0,
             note: options.note.as_deref().map(str::as_bytes),
         };
-        let granted = self.call(&request).await?.0;
+        let mut granted = self.call(&request).await?.0;
+        if granted.is_none() && !options.wait.is_zero() {
+            request.wait_ms = millis(options.wait);
+            granted = self.aside(async |lane| lane.call(&request).await).await?.0;
+        }
         Ok(granted.map(|(token, expires_at_ms)| Grant {
             token,
             expires_at_ms,
         }))
     }
 
-    /// Takes the locks of several keys, all or none; for each a grant, in the order of the keys. The keys
-    /// must share a slot on a cluster.
+    /// Takes the locks of several keys, all or none, and waits for them for so long; for each a grant, in the
+    /// order of the keys. The keys must share a slot on a cluster.
     ///
     /// # Errors
     /// As [`lock`](Client::lock).
@@ -138,15 +142,20 @@ impl Client {
         keys: &[impl AsRef<[u8]>],
         owner: impl AsRef<[u8]>,
         lease: Duration,
+        wait: Duration,
     ) -> Result<Option<Vec<Grant>>, Error> {
-        let request = wire::MLock {
+        let mut request = wire::MLock {
             keys: keys.iter().map(AsRef::as_ref).collect(),
             owner: owner.as_ref(),
             ttl_ms: millis(lease),
             wait_ms: 0,
             note: None,
         };
-        let granted = self.call(&request).await?.0;
+        let mut granted = self.call(&request).await?.0;
+        if granted.is_none() && !wait.is_zero() {
+            request.wait_ms = millis(wait);
+            granted = self.aside(async |lane| lane.call(&request).await).await?.0;
+        }
         Ok(granted.map(|(tokens, expires_at_ms)| {
             let grant = |token| Grant {
                 token,

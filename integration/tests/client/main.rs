@@ -4,6 +4,7 @@
 mod harness;
 
 mod cluster;
+mod locks;
 mod lost;
 mod methods;
 mod proxy;

@@ -67,7 +67,9 @@ async fn locks(client: &Client) {
     assert_eq!(late.unwrap_err().code(), Some(Code::Fenced));
 
     let keys = ["{app}:l:2", "{app}:l:3"];
-    let both = client.mlock(&keys, "worker-1", minute).await;
+    let both = client
+        .mlock(&keys, "worker-1", minute, Duration::ZERO)
+        .await;
     let both = both.unwrap().expect("nobody holds them");
     let options = ManyOptions::new().token(both[0].token);
     let pairs = keys.map(|key| (key, "v"));
