@@ -20,10 +20,22 @@ fn waiting() -> LockOptions {
 async fn a_guard_outlasts_its_lease_and_gives_the_lock_back() {
     let server = Server::start();
     let client = client(&server).await;
-    let lease = Duration::from_millis(300);
+    let lease = Duration::from_secs(10);
     let guard = client.lock_guard("k", lease, LockOptions::new()).await;
     let guard = guard.unwrap().expect("nobody holds it");
-    sleep(4 * lease).await;
+    let ends = client.locks("k").await.unwrap().holders[0]
+        .grant
+        .expires_at_ms;
+    let renewed = async {
+        while client.locks("k").await.unwrap().holders[0]
+            .grant
+            .expires_at_ms
+            == ends
+        {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(MINUTE, renewed).await.expect("it is renewed");
     assert_eq!(guard.status(), LockStatus::Held);
     guard.set("v", SetOptions::new()).await.unwrap();
     let stray = client.set("k", "x", SetOptions::new()).await;
@@ -74,7 +86,7 @@ async fn a_guard_without_a_store_is_in_doubt_and_then_lost() {
     let client = Client::connect(config.deadline(Duration::from_millis(200)))
         .await
         .unwrap();
-    let lease = Duration::from_millis(1500);
+    let lease = Duration::from_secs(6);
     let guard = client.lock_guard("k", lease, LockOptions::new()).await;
     let mut guard = guard.unwrap().expect("nobody holds it");
     server.kill();

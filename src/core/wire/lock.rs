@@ -346,7 +346,7 @@ impl<'a> Request<'a> for Renew<'a> {
         reply: "When the lease ends, in milliseconds of unix time; it may be shortened. FENCED if the lock was lost before.",
         refusals: &[Code::Fenced],
         examples: "
-> MAOS.LOCK app:n a 1000
+> MAOS.LOCK app:n a 30000
 < [$token, *]
 > MAOS.RENEW app:n $token 60000
 < *
