@@ -87,7 +87,7 @@ pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
 pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
-pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState};
+pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
 pub use maos_core::{Code, Refusal};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
 pub use update::{Next, UpdateOptions, Updated};

@@ -85,6 +85,19 @@ pub struct LockState {
     pub advisory: bool,
     /// Who holds it, in the order of the grants.
     pub holders: Vec<LockHolder>,
+    /// Who waits for it, first come first.
+    pub waiters: Vec<LockWaiter>,
+}
+
+/// One who waits for a lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockWaiter {
+    /// Its name.
+    pub owner: Vec<u8>,
+    /// How it wants the lock.
+    pub mode: LockMode,
+    /// For how long it has waited.
+    pub waited: Duration,
 }
 
 impl Grant {
@@ -212,13 +225,20 @@ impl Client {
             holds: h.holds,
             note: h.note.map(|n| n.into_owned()),
         };
+        let mode = |shared| match shared {
+            true => LockMode::Shared,
+            false => LockMode::Exclusive,
+        };
+        let waiter = |w: wire::WaiterReply| LockWaiter {
+            owner: w.owner,
+            mode: mode(w.shared),
+            waited: Duration::from_millis(w.waited_ms),
+        };
         Ok(LockState {
-            mode: locks.shared.map(|shared| match shared {
-                true => LockMode::Shared,
-                false => LockMode::Exclusive,
-            }),
+            mode: locks.shared.map(mode),
             advisory: locks.advisory,
             holders: locks.holders.into_iter().map(holder).collect(),
+            waiters: locks.waiters.into_iter().map(waiter).collect(),
         })
     }
 }

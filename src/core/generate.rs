@@ -79,6 +79,8 @@ pub struct Generator {
     pub keys: Vec<Vec<u8>>,
     /// Whether keys may expire within a few milliseconds, or else at once or in days.
     pub soon: bool,
+    /// Whether leases may end within a few milliseconds.
+    pub brief: bool,
     /// The key that was named last: a version beside it is one of its own.
     key: Vec<u8>,
     /// How many keys the present request says it names, and how many it has named.
@@ -97,6 +99,7 @@ impl Generator {
             rng: Rng::new(seed),
             keys,
             soon: false,
+            brief: false,
             key: vec![],
             count: (0, 0),
             lately: VecDeque::new(),
@@ -308,7 +311,7 @@ impl Generator {
                 .rng
                 .pick(&[0, -1, LEASE_MAX_MS + 1, i64::MAX, i64::MIN]),
             1 => LEASE_MAX_MS,
-            2..=4 if self.soon => 1 + self.rng.below(3) as i64,
+            2..=4 if self.brief => 1 + self.rng.below(3) as i64,
             n => 86_400_000 * (1 + n as i64),
         }
     }

@@ -267,8 +267,7 @@ fn grant(
 ) -> Result<Option<Turn>, Refusal> {
     let none = Guard::default();
     let guard = record.and_then(Record::guard).unwrap_or(&none);
-    let gone = guard.holders.iter().filter(|h| !h.is_present(now_ms));
-    let gone: SmallVec<[Stamp; 1]> = gone.map(|h| h.token).collect();
+    let gone = late(record, now_ms);
     let expires_ms = now_ms + wish.ttl_ms;
     let own = guard.present(now_ms).find(|h| *h.owner == *wish.owner);
     let others = guard.present(now_ms).any(|h| *h.owner != *wish.owner);
@@ -367,11 +366,28 @@ fn held<'c>(change: &'c Change<'_>) -> impl Iterator<Item = &'c Holder> {
     turns.filter_map(|t| t.held.as_ref()).map(|(_, h)| h)
 }
 
+/// The tokens of those whose lease is over.
+fn late(record: Option<&Record>, now_ms: u64) -> SmallVec<[Stamp; 1]> {
+    let guard = record.and_then(Record::guard).into_iter();
+    let late = guard.flat_map(|g| g.holders.iter().filter(|h| !h.is_present(now_ms)));
+    late.map(|h| h.token).collect()
+}
+
+/// The change that takes a lock from those whose lease is over; none if there is nobody. It waits for no
+/// request: nobody may ever ask again.
+pub fn lapse<'a>(key: &'a [u8], record: &Record, env: &Env<'_>) -> Option<Change<'a>> {
+    let gone = late(Some(record), env.now_ms());
+    if gone.is_empty() {
+        return None;
+    }
+    let turn = Turn { gone, held: None };
+    let stamp = stamp_over(&[Some(record)], env).ok()?;
+    Some(change(std::iter::once((key, turn)), stamp, env))
+}
+
 /// The turn in which this holder comes to hold otherwise, or no longer; those who are late go.
 fn turn_of(record: Option<&Record>, now_ms: u64, held: Result<(Mode, Holder), Stamp>) -> Turn {
-    let late = record.and_then(Record::guard).into_iter();
-    let late = late.flat_map(|g| g.holders.iter().filter(|h| !h.is_present(now_ms)));
-    let mut gone: SmallVec<[Stamp; 1]> = late.map(|h| h.token).collect();
+    let mut gone = late(record, now_ms);
     gone.extend(held.as_ref().err().copied());
     Turn {
         gone,

@@ -12,7 +12,7 @@ use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, ReadCommand, View, WriteCommand};
 use crate::wire::lock::WaiterReply;
 use crate::wire::{requests as cmd, Keys, Request, Value};
-use crate::{Code, Interner, Refusal};
+use crate::{lock, Code, Interner, Refusal};
 
 /// A store of state keys. Time is set by whoever drives it.
 #[derive(Clone, Debug, Default)]
@@ -245,8 +245,10 @@ impl Model {
         Ok(())
     }
 
-    /// What the background pass does to one key: trims what has grown too old, compresses.
+    /// What the background pass does to one key: trims what has grown too old, compresses, lets leases go
+    /// that are over.
     pub fn tend(&mut self, key: &[u8]) {
+        self.lapse(key);
         let Some(held) = self.keys.get_mut(key) else {
             return;
         };
@@ -254,6 +256,25 @@ impl Model {
         held.record.pack(self.limits.compress_min, usize::MAX);
         if drops > 0 {
             let change = Change::trim(key, drops);
+            self.sent.push(message(&change));
+            self.apply(&change);
+        }
+    }
+
+    fn lapse(&mut self, key: &[u8]) {
+        let Some(held) = self.keys.get(key) else {
+            return;
+        };
+        let stamp = self.clock.peek(self.now_us, || self.steady_us);
+        let env = Env {
+            now_us: self.now_us,
+            stamp,
+            beyond: self.clock.beyond(),
+            who: &Default::default(),
+            limits: &self.limits,
+        };
+        if let Some(change) = lock::lapse(key, &held.record, &env) {
+            self.clock.made(stamp, self.now_us, || self.steady_us);
             self.sent.push(message(&change));
             self.apply(&change);
         }

@@ -185,6 +185,12 @@ impl Record {
         holders.map(|h| h.expires_ms).max().unwrap_or(0)
     }
 
+    /// True if somebody holds the lock whose lease is over.
+    pub fn has_late_holder(&self, now_ms: u64) -> bool {
+        let guard = self.guard();
+        guard.is_some_and(|g| g.holders.iter().any(|h| !h.is_present(now_ms)))
+    }
+
     /// The newest of all stamps in it: versions and tokens.
     #[inline]
     pub fn newest(&self) -> Stamp {

@@ -8,8 +8,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use maos_core::change::Change;
+use maos_core::change::{Change, Kind};
+use maos_core::lock::lapse;
 use maos_core::record::Record;
+use maos_core::state::Env;
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
@@ -173,7 +175,9 @@ unsafe extern "C" fn look(
             METRICS.compressed.add(packed as u64);
             METRICS.changed(before, held(record));
         }
-        if step.trims && record.surplus(&node().limits, step.now_us, false) > 0 {
+        let due = record.surplus(&node().limits, step.now_us, false) > 0
+            || record.has_late_holder(step.now_us / 1000);
+        if step.trims && due {
             let mut found = step.found.take();
             // SAFETY: the name lives while this runs; it is copied.
             unsafe {
@@ -186,7 +190,7 @@ unsafe extern "C" fn look(
     });
 }
 
-/// Lets the oldest versions of a key go, here and on replicas. Looked at anew: the scan's view of
+/// Lets the oldest versions of a key go, and holders whose lease is over, here and on replicas. Looked at anew: the scan's view of
 /// the key is over.
 fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
     failpoint::hit("trim");
@@ -195,24 +199,34 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
         return;
     };
     let node = &mut *node();
-    let drops = key
-        .record()
-        .map_or(0, |r| r.surplus(&node.limits, now_us, false));
-    if drops == 0 {
-        return;
-    }
     // SAFETY: as above.
     let bytes = unsafe { bytes_of(name) };
-    let change = Change::trim(bytes, drops);
     let known = propagate::Known {
         strings: &[name],
         bytes: &[bytes],
     };
-    guard::applying(|| {
-        key.apply(&change, 0);
-        // SAFETY: as above.
-        unsafe { propagate::change(ctx, known, &change, &mut node.scratch) };
-    });
+    let Some(record) = key.record() else { return };
+    let drops = record.surplus(&node.limits, now_us, false);
+    let stamp = node.next_stamp(now_us);
+    let env = Env {
+        now_us,
+        stamp,
+        beyond: node.clock.beyond(),
+        who: &Default::default(),
+        limits: &node.limits,
+    };
+    let lapsed = lapse(bytes, record, &env);
+    let trimmed = (drops > 0).then(|| Change::trim(bytes, drops));
+    for change in trimmed.iter().chain(&lapsed) {
+        guard::applying(|| {
+            key.apply(change, 0);
+            if change.kind == Kind::Lock {
+                node.committed(change.stamp, stamp, now_us);
+            }
+            // SAFETY: as above.
+            unsafe { propagate::change(ctx, known, change, &mut node.scratch) };
+        });
+    }
     METRICS.trimmed.add(drops as u64);
 }
 

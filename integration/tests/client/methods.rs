@@ -49,6 +49,7 @@ async fn locks(client: &Client) {
     client.set("app:l:1", "v", options).await.unwrap();
     let state = client.locks("app:l:1").await.unwrap();
     assert_eq!(state.mode, Some(LockMode::Exclusive));
+    assert_eq!(state.waiters, []);
     assert_eq!(state.holders.len(), 1);
     assert_eq!(state.holders[0].owner, b"worker-1");
     assert_eq!(state.holders[0].grant, held);

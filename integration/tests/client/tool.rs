@@ -287,3 +287,90 @@ fn a_cluster_is_exported_from_all_its_masters() {
     let told = expect(&url, 2, &["get", &elsewhere.unwrap()]).1;
     assert!(told.contains("node of a cluster"), "{told}");
 }
+
+#[test]
+fn locks_are_taken_shown_and_given_back() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let lock = ["lock", "app:l", "me", "--lease", "10m", "--note", "nightly"];
+    let token = json(url, 0, &lock)["token"].to_string();
+    assert_eq!(json(url, 3, &["lock", "app:l", "you"])["locked"], false);
+    let state = json(url, 0, &["locks", "app:l"]);
+    assert_eq!(state["mode"], "exclusive");
+    assert_eq!(state["holders"][0]["owner"], "me");
+    assert_eq!(state["holders"][0]["token"].to_string(), token);
+    let shown = expect(url, 0, &["locks", "app:l"]).0;
+    assert!(shown.contains("me") && shown.contains("nightly"), "{shown}");
+    assert!(expect(url, 4, &["set", "app:l", "x"]).1.contains("LOCKED"));
+    expect(
+        url,
+        0,
+        &["set", "app:l", "v", "--token", &token, "--fence", "zk=7"],
+    );
+    expect(url, 0, &["unlock", "app:l", &token]);
+    assert!(expect(url, 4, &["unlock", "app:l", &token])
+        .1
+        .contains("FENCED"));
+    assert!(expect(url, 4, &["set", "app:l", "x", "--fence", "zk=6"])
+        .1
+        .contains("FENCED"));
+    assert_eq!(json(url, 0, &["locks", "app:l"])["mode"], Value::Null);
+    expect(url, 2, &["lock", "app:l", "me", "--lease", "soon"]);
+    expect(url, 2, &["set", "app:l", "x", "--fence", "zk"]);
+}
+
+#[test]
+fn a_command_runs_while_its_lock_is_held() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let script = r#"echo "$MAOS_LOCK_KEY $MAOS_LOCK_TOKEN"; exit 7"#;
+    let out = expect(
+        url,
+        7,
+        &["run", "--lock", "app:r", "--", "sh", "-c", script],
+    )
+    .0;
+    let (key, token) = out.trim().split_once(' ').expect("a key and a token");
+    assert_eq!(key, "app:r");
+    assert!(token.parse::<u64>().is_ok_and(|t| t > 0), "{token}");
+    assert_eq!(
+        server.conn().run("EXISTS app:r").int(),
+        0,
+        "it was given back"
+    );
+    expect(
+        url,
+        2,
+        &["run", "--lock", "app:r", "--", "/no/such/program"],
+    );
+    let held = json(url, 0, &["lock", "app:r", "me", "--lease", "10m"]);
+    expect(url, 3, &["run", "--lock", "app:r", "--", "true"]);
+    let token = held["token"].to_string();
+    let waits = std::thread::spawn({
+        let url = url.to_owned();
+        move || {
+            run(
+                &url,
+                &["run", "--lock", "app:r", "--wait", "10m", "--", "true"],
+                b"",
+            )
+        }
+    });
+    while json(url, 0, &["locks", "app:r"])["waiters"] == Value::Array(vec![]) {}
+    expect(url, 0, &["unlock", "app:r", &token]);
+    assert_eq!(waits.join().unwrap().status.code(), Some(0));
+    // The lock is lost while the command runs: it does not go on.
+    let lost = std::thread::spawn({
+        let url = url.to_owned();
+        move || {
+            let args = [
+                "run", "--lock", "app:r", "--lease", "1s", "--", "sleep", "600",
+            ];
+            run(&url, &args, b"")
+        }
+    });
+    while server.conn().run("DEL app:r").int() == 0 {}
+    let lost = lost.join().unwrap();
+    assert_eq!(lost.status.code(), Some(4));
+    assert!(text(&lost.stderr).contains("lock was lost"));
+}

@@ -631,6 +631,7 @@ enum Turn {
     Write(u8, Option<usize>),
     Purge(u8),
     Wait(u64),
+    Tend(u8),
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -646,6 +647,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         6 => (key.clone(), prop::option::of(token)).prop_map(|(k, t)| Turn::Write(k, t)),
         1 => key.prop_map(Turn::Purge),
         4 => (1u64..1500).prop_map(Turn::Wait),
+        1 => (0u8..3).prop_map(Turn::Tend),
     ]
 }
 
@@ -685,6 +687,13 @@ proptest! {
             };
             match turn {
                 Turn::Wait(ms) => m.now_us += ms * 1000,
+                Turn::Tend(k) => {
+                    m.expire();
+                    m.tend(key(k).as_bytes());
+                    let held = m.keys().get(key(k).as_bytes());
+                    let late = held.is_some_and(|h| h.record.has_late_holder(m.now_us / 1000));
+                    prop_assert!(!late);
+                }
                 Turn::Purge(k) => {
                     m.expire();
                     m.purge(key(k).as_bytes());

@@ -4,6 +4,9 @@
 use super::{has_failpoints, metric};
 use crate::harness::*;
 
+/// Nothing goes by itself between two looks.
+const STILL: (&str, &str) = ("maos.background-effort-us", "0");
+
 /// The token of a lock that is granted.
 #[track_caller]
 fn lock(conn: &mut Conn, key: &str, owner: &str, rest: &str) -> i64 {
@@ -111,6 +114,22 @@ fn a_lease_ends_by_the_clock_and_its_holder_with_it() {
     let alone = lock(conn, "s", "b", "600000");
     assert_eq!(alone, second, "alone it becomes exclusive");
     assert_eq!(conn.run("MAOS.SET s x").code(), "LOCKED");
+}
+
+/// A record whose holder is late says so nowhere, and does not stay so.
+#[test]
+fn the_end_of_a_lease_reaches_replicas() {
+    let master = Server::with(&[("maos.background-effort-us", "50000")]);
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    let plain = {
+        conn.run("MAOS.SET k v").int();
+        digest(conn, "k")
+    };
+    lock(conn, "k", "a", "1");
+    eventually(PATIENCE, "the holder goes", || digest(conn, "k") == plain);
+    wait_synced(&master, &replica);
+    assert_eq!(digest(&mut replica.conn(), "k"), plain);
 }
 
 #[test]
@@ -221,7 +240,7 @@ fn the_tombstone_of_a_locked_key_outlasts_the_lease() {
 
 #[test]
 fn locks_are_on_every_node_and_survive_every_restart() {
-    let mut master = Server::with(&[("appendonly", "yes")]);
+    let mut master = Server::with(&[("appendonly", "yes"), STILL]);
     let mut replica = replica_of(&master);
     let all = fill(&mut master.conn());
     let late = replica_of(&master);
@@ -249,7 +268,7 @@ fn locks_are_on_every_node_and_survive_every_restart() {
 
 #[test]
 fn a_rewritten_aof_without_preamble_keeps_locks() {
-    let lines = [("appendonly", "yes"), ("aof-use-rdb-preamble", "no")];
+    let lines = [("appendonly", "yes"), ("aof-use-rdb-preamble", "no"), STILL];
     let mut server = Server::with(&lines);
     let all = fill(&mut server.conn());
     eventually(PATIENCE, "the short lease ends", || {

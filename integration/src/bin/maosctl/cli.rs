@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -12,8 +13,9 @@ Exit codes:
   1  no value: the key, or the version asked for, is not there
   2  usage: a word of the command line, a setting or a line of input is wrong
   3  lost race: another write came first, nothing was changed
-  4  refused: the store said no, nothing was changed
+  4  refused: the store said no, nothing was changed; or a lock was lost
   5  connection: no server, or no answer
+  `run` ends as the command that it ran
 
 Settings come from --url or --config, else from the environment:
   REDIS_STATE_URLS         addresses, comma separated (redis://127.0.0.1:6379/)
@@ -35,6 +37,7 @@ Examples:
   maosctl get shop:task:1 --at '5m ago'
   maosctl diff shop:task:1 -1 1763843160000001
   maosctl rollback shop:task:1 --version -1 --by operator
+  maosctl run --lock shop:nightly --wait 10m -- ./rebuild.sh
   maosctl export shop: > shop.ndjson
   maosctl import shop.ndjson
 ";
@@ -160,6 +163,57 @@ pub enum Command {
         #[command(flatten)]
         condition: ConditionArgs,
     },
+    /// Take the lock of a key
+    Lock {
+        /// The key
+        key: String,
+        /// Who takes it
+        owner: String,
+        /// How long it is held unless it is renewed
+        #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+        lease: Duration,
+        /// Wait for it for so long
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        wait: Option<Duration>,
+        /// Together with others who take it shared
+        #[arg(long)]
+        shared: bool,
+        /// Refuse no write
+        #[arg(long)]
+        advisory: bool,
+        /// What `locks` shows about it
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// Give one hold of a lock back
+    Unlock {
+        /// The key
+        key: String,
+        /// The token that `lock` gave
+        token: u64,
+    },
+    /// Show who holds the lock of a key, and who waits for it
+    Locks {
+        /// The key
+        key: String,
+    },
+    /// Run a command while holding a lock; it is killed if the lock is lost
+    ///
+    /// The command finds the lock's key in MAOS_LOCK_KEY and its token in MAOS_LOCK_TOKEN.
+    Run {
+        /// The key whose lock is held
+        #[arg(long, value_name = "KEY")]
+        lock: String,
+        /// How long the lock outlives this process; it is renewed meanwhile
+        #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+        lease: Duration,
+        /// Wait for the lock for so long
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        wait: Option<Duration>,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Show what the servers say about themselves
     Info,
     /// Write the lines of an NDJSON file, each a new version of its key
@@ -235,6 +289,12 @@ pub struct WriteArgs {
     /// Id of this write: repeating it under the same id changes nothing. Otherwise a random one
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
+    /// The token of the lock that is held
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<u64>,
+    /// A token of a lock elsewhere; the key refuses one lower than it has seen
+    #[arg(long, value_name = "NAME=NUMBER", value_parser = fence)]
+    pub fence: Option<(String, u64)>,
 }
 
 /// Over which version.
@@ -267,6 +327,13 @@ fn which(text: &str) -> Result<Which, String> {
         Ok(n) if n > 0 && n <= Version::MAX.0 => Ok(Which::Version(Version(n))),
         _ => Err("a version is a number as `get --full` shows it, or -N".into()),
     }
+}
+
+fn fence(text: &str) -> Result<(String, u64), String> {
+    let parsed = text
+        .rsplit_once('=')
+        .and_then(|(name, number)| Some((name.to_owned(), number.parse().ok()?)));
+    parsed.ok_or_else(|| "a name and a number, such as zk=17".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

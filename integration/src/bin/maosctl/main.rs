@@ -2,6 +2,7 @@
 
 mod cli;
 mod line;
+mod lock;
 mod show;
 mod transfer;
 
@@ -11,7 +12,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use maos_client::{Client, Code, Config, Error, HistoryOptions, Outcome, SetOptions, Version};
+use maos_client::{
+    Client, Code, Config, Error, HistoryOptions, LockOptions, Outcome, SetOptions, Version,
+};
 use serde_json::{json, Map, Value};
 
 use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
@@ -110,14 +113,20 @@ async fn main() -> ExitCode {
         json: cli.global.json,
         utc: cli.global.utc,
     };
-    let end = match run(cli, show).await {
-        Ok(end) => end,
-        Err(failure) => {
-            report(show, &failure);
-            failure.end()
-        }
+    let done = match cli.command {
+        // It ends as the command that it runs.
+        Command::Run {
+            lock,
+            lease,
+            wait,
+            command,
+        } => lock::run(&cli.global, show, &lock, lease, wait, &command).await,
+        _ => run(cli, show).await.map(|end| end as u8),
     };
-    ExitCode::from(end as u8)
+    ExitCode::from(done.unwrap_or_else(|failure| {
+        report(show, &failure);
+        failure.end() as u8
+    }))
 }
 
 fn report(show: Show, failure: &Failure) {
@@ -252,6 +261,31 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
                 }
             };
         }
+        Command::Lock {
+            key,
+            owner,
+            lease,
+            wait,
+            shared,
+            advisory,
+            note,
+        } => {
+            let mut options = LockOptions::new().wait(wait.unwrap_or_default());
+            options = if shared { options.shared() } else { options };
+            options = if advisory {
+                options.advisory()
+            } else {
+                options
+            };
+            options = note.map_or(options.clone(), |text| options.note(text));
+            return lock::take(&client, show, &key, &owner, lease, options).await;
+        }
+        Command::Unlock { key, token } => {
+            let left = client.unlock(&key, Version(token)).await?;
+            lock::given_back(show, &key, left)?;
+        }
+        Command::Locks { key } => lock::state(show, &key, &client.locks(&key).await?)?,
+        Command::Run { .. } => unreachable!("it is dealt with in `main`"),
         Command::Info => info(&client, show).await?,
         Command::Import { file, .. } => {
             let count = transfer::import(Some(&client), &file).await?;
@@ -353,6 +387,12 @@ fn options(write: &WriteArgs) -> Result<SetOptions, Failure> {
     }
     if let Some(id) = &write.request_id {
         options = options.request_id(id);
+    }
+    if let Some(token) = write.token {
+        options = options.token(Version(token));
+    }
+    if let Some((name, token)) = &write.fence {
+        options = options.fence(name, *token);
     }
     Ok(options)
 }

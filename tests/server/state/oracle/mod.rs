@@ -223,6 +223,8 @@ impl Oracle {
             }
             // What may expire soon is waited for, which cannot be done in the midst of a batch.
             self.generator.soon = way == Way::Single;
+            // And where the pass lets late holders go is not foreseen.
+            self.generator.brief = way == Way::Single && !self.busy;
             let size = if way == Way::Single {
                 1
             } else {
