@@ -2,7 +2,8 @@
 //!
 //! A lock is held by one owner, or shared by several. Each of them has a token, which is the stamp of
 //! its grant, and a lease. A holder is *present* while its lease lasts by the clock of the master; one
-//! that is not stays in the record, and counts for nothing, until the lock is next acted upon.
+//! that is late counts for nothing, and leaves the record when the lock is next acted upon, or when the
+//! background pass comes by.
 //!
 //! ```text
 //! LOCK k a        a holds it: token 5
@@ -29,7 +30,7 @@ use crate::{Code, Refusal, Stamp};
 /// How a lock is held.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Mode {
-    /// By several at once. Writes pass, or an exclusive holder would be needed for them.
+    /// By several at once. It refuses no write.
     pub shared: bool,
     /// It refuses no write: those who look at it keep to it.
     pub advisory: bool,
@@ -135,23 +136,28 @@ impl Guard {
 // What a write must show
 // ---------------------------------------------------------------------------------------------
 
-/// Whether a write to this key may pass, as far as locks and fences go. The tokens are the writer's, for
-/// this key or another of the same request.
+/// Whether a write to these keys may pass, as far as locks and fences go. Each token must be that of a present
+/// holder of one of the keys: one that is not has been lost, whoever holds the keys now.
 ///
 /// # Errors
 /// `LOCKED` without a token where one is needed, `FENCED` with one that is not that of a present holder,
 /// `LIMIT` for one more fence than a record keeps.
 #[inline]
 pub(crate) fn permit(
-    record: Option<&Record>,
+    records: &[Option<&Record>],
     options: &WriteOptions<'_>,
     env: &Env<'_>,
 ) -> Result<(), Refusal> {
-    let guard = record.and_then(Record::guard);
-    if guard.is_none() && options.fence.is_none() {
-        return Ok(());
+    if !options.tokens.is_empty() {
+        check_tokens(records, options, env)?;
     }
-    guarded(guard, options, env)
+    for record in records {
+        let guard = record.and_then(Record::guard);
+        if guard.is_some() || options.fence.is_some() {
+            guarded(guard, options, env)?;
+        }
+    }
+    Ok(())
 }
 
 #[cold]
@@ -191,20 +197,12 @@ fn guarded(
     }
 }
 
-/// Whether each token is that of a present holder of one of the keys. One that is not has been lost,
-/// whoever holds the keys now.
-///
-/// # Errors
-/// `FENCED`
-#[inline]
-pub(crate) fn check_tokens(
+#[cold]
+fn check_tokens(
     records: &[Option<&Record>],
     options: &WriteOptions<'_>,
     env: &Env<'_>,
 ) -> Result<(), Refusal> {
-    if options.tokens.is_empty() {
-        return Ok(());
-    }
     let now_ms = env.now_ms();
     let guards = || records.iter().filter_map(|r| r.and_then(Record::guard));
     for token in &options.tokens {
@@ -245,23 +243,13 @@ fn fenced(tokens: &[Stamp], holder: Option<&Holder>) -> Refusal {
 // Turns
 // ---------------------------------------------------------------------------------------------
 
-/// What is asked for with MAOS.LOCK and MAOS.MLOCK.
-#[derive(Clone, Copy, Debug)]
-struct Wish<'a> {
-    owner: &'a [u8],
-    ttl_ms: u64,
-    shared: bool,
-    advisory: bool,
-    note: Option<&'a [u8]>,
-}
-
 /// The turn that grants a lock with this token, if it may be had now.
 ///
 /// # Errors
 /// `LIMIT` where it has as many holders as it may.
 fn grant(
     record: Option<&Record>,
-    wish: Wish<'_>,
+    wish: &Lock<'_>,
     token: Stamp,
     now_ms: u64,
 ) -> Result<Option<Turn>, Refusal> {
@@ -385,14 +373,18 @@ pub fn lapse<'a>(key: &'a [u8], record: &Record, env: &Env<'_>) -> Option<Change
     Some(change(std::iter::once((key, turn)), stamp, env))
 }
 
-/// The turn in which this holder comes to hold otherwise, or no longer; those who are late go.
-fn turn_of(record: Option<&Record>, now_ms: u64, held: Result<(Mode, Holder), Stamp>) -> Turn {
-    let mut gone = late(record, now_ms);
+/// The change in which a holder comes to hold otherwise, or this token no longer; those who are late go.
+fn changed<'a>(
+    key: &'a [u8],
+    records: &[Option<&Record>],
+    held: Result<(Mode, Holder), Stamp>,
+    env: &Env<'_>,
+) -> Result<Change<'a>, Refusal> {
+    let mut gone = late(records[0], env.now_ms());
     gone.extend(held.as_ref().err().copied());
-    Turn {
-        gone,
-        held: held.ok(),
-    }
+    let held = held.ok();
+    let turns = std::iter::once((key, Turn { gone, held }));
+    Ok(change(turns, stamp_over(records, env)?, env))
 }
 
 impl<'a> WriteCommand<'a> for Lock<'a> {
@@ -407,15 +399,8 @@ impl<'a> WriteCommand<'a> for Lock<'a> {
         records: &[Option<&'r Record>],
         env: &Env<'_>,
     ) -> Result<Decision<'a, LockReply>, Refusal> {
-        let wish = Wish {
-            owner: self.owner,
-            ttl_ms: self.ttl_ms,
-            shared: self.shared,
-            advisory: self.advisory,
-            note: self.note,
-        };
         let stamp = stamp_over(records, env)?;
-        Ok(match grant(records[0], wish, stamp, env.now_ms())? {
+        Ok(match grant(records[0], self, stamp, env.now_ms())? {
             None => Decision::Answer(LockReply(None)),
             Some(turn) => {
                 let turns = std::iter::once((self.key, turn));
@@ -442,17 +427,19 @@ impl<'a> WriteCommand<'a> for MLock<'a> {
         env: &Env<'_>,
     ) -> Result<Decision<'a, MLockReply>, Refusal> {
         refuse_twice(|n| self.keys[n], records)?;
-        let wish = Wish {
-            owner: self.owner,
-            ttl_ms: self.ttl_ms,
-            shared: false,
-            advisory: false,
-            note: self.note,
-        };
         let stamp = stamp_over(records, env)?;
         let mut turns = Vec::with_capacity(records.len());
-        for record in records {
-            match grant(*record, wish, stamp, env.now_ms())? {
+        for (key, record) in self.keys.iter().zip(records) {
+            let wish = Lock {
+                key,
+                owner: self.owner,
+                ttl_ms: self.ttl_ms,
+                shared: false,
+                advisory: false,
+                wait_ms: 0,
+                note: self.note,
+            };
+            match grant(*record, &wish, stamp, env.now_ms())? {
                 None => return Ok(Decision::Answer(MLockReply(None))),
                 Some(turn) => turns.push(turn),
             }
@@ -638,8 +625,7 @@ impl<'a> WriteCommand<'a> for Unlock<'a> {
         records: &[Option<&'r Record>],
         env: &Env<'_>,
     ) -> Result<Decision<'a, UnlockReply>, Refusal> {
-        let (record, now_ms) = (records[0], env.now_ms());
-        let (mode, holder) = holder(record, self.token, now_ms)?;
+        let (mode, holder) = holder(records[0], self.token, env.now_ms())?;
         let left = match holder.holds {
             0 | 1 => Err(self.token),
             holds => Ok((
@@ -650,12 +636,7 @@ impl<'a> WriteCommand<'a> for Unlock<'a> {
                 },
             )),
         };
-        let turns = std::iter::once((self.key, turn_of(record, now_ms, left)));
-        Ok(Decision::Change(change(
-            turns,
-            stamp_over(records, env)?,
-            env,
-        )))
+        changed(self.key, records, left, env).map(Decision::Change)
     }
 
     fn committed(&self, change: &Change<'_>) -> UnlockReply {
@@ -675,18 +656,13 @@ impl<'a> WriteCommand<'a> for Renew<'a> {
         records: &[Option<&'r Record>],
         env: &Env<'_>,
     ) -> Result<Decision<'a, RenewReply>, Refusal> {
-        let (record, now_ms) = (records[0], env.now_ms());
-        let (mode, holder) = holder(record, self.token, now_ms)?;
+        let now_ms = env.now_ms();
+        let (mode, holder) = holder(records[0], self.token, now_ms)?;
         let renewed = Holder {
             expires_ms: now_ms + self.ttl_ms,
             ..holder.clone()
         };
-        let turns = std::iter::once((self.key, turn_of(record, now_ms, Ok((mode, renewed)))));
-        Ok(Decision::Change(change(
-            turns,
-            stamp_over(records, env)?,
-            env,
-        )))
+        changed(self.key, records, Ok((mode, renewed)), env).map(Decision::Change)
     }
 
     fn committed(&self, change: &Change<'_>) -> RenewReply {

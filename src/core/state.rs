@@ -253,17 +253,6 @@ fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
     }
 }
 
-fn permit_all(
-    records: &[Option<&Record>],
-    options: &WriteOptions<'_>,
-    env: &Env<'_>,
-) -> Result<(), Refusal> {
-    lock::check_tokens(records, options, env)?;
-    records
-        .iter()
-        .try_for_each(|record| lock::permit(*record, options, env))
-}
-
 pub(crate) fn refuse_twice<'a>(
     key: impl Fn(usize) -> &'a [u8],
     records: &[Option<&Record>],
@@ -429,8 +418,7 @@ macro_rules! key_writes {
                 if let Some(done) = written_before(&self.options, record) {
                     return Ok(Decision::Answer(written(condition, done)));
                 }
-                lock::check_tokens(records, &self.options, env)?;
-                lock::permit(record, &self.options, env)?;
+                lock::permit(records, &self.options, env)?;
                 if condition.is_some_and(|v| v != version_of(record)) {
                     return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
                 }
@@ -552,7 +540,7 @@ impl<'a> WriteCommand<'a> for MSet<'a> {
             return Ok(Decision::Answer(WriteReply::Version(stamp)));
         }
         refuse_twice(|n| self.pairs[n].0, records)?;
-        permit_all(records, &self.options, env)?;
+        lock::permit(records, &self.options, env)?;
         let pairs = self.pairs.iter().copied();
         write_many(pairs, &self.options, records, env).map(Decision::Change)
     }
@@ -581,7 +569,7 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
             return Ok(Decision::Answer(MCasReply::Applied(stamp)));
         }
         refuse_twice(|n| self.items[n].0, records)?;
-        permit_all(records, &self.options, env)?;
+        lock::permit(records, &self.options, env)?;
         let lost: Vec<_> = self
             .items
             .iter()

@@ -46,13 +46,19 @@ unsafe extern "C" fn happened(
             raw::REDISMODULE_EVENT_CONFIG => background::look_at_policy(),
             raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
             raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => {
-                lineage::replaced(false)
+                lineage::replaced(false);
+                waiting::look_at_all();
             }
             _ => {}
         }
-        waiting::look_at_all();
     });
     if noted.is_none() {
-        lineage::raise_to_now();
+        unseen();
     }
+}
+
+/// Keys may have gone without being seen: what depends on that takes it that any has.
+pub fn unseen() {
+    lineage::raise_to_now();
+    guard::run(waiting::look_at_all);
 }

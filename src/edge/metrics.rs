@@ -34,7 +34,7 @@ impl Counter {
 
 /// What the module counts. Values are freed in threads too, so all of it is atomic.
 pub struct Metrics {
-    /// Versions written by commands.
+    /// Keys written by commands: versions, and locks that changed.
     pub writes: Counter,
     /// Lost races, by command.
     pub conflicts: [Counter; COMMANDS.len()],

@@ -10,7 +10,7 @@ use super::{boxed, unboxed};
 use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
-use crate::edge::{failpoint, guard, lineage, waiting};
+use crate::edge::{events, failpoint, guard, lineage, waiting};
 
 /// The record of a value.
 ///
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
         }
     });
     if seen.is_none() {
-        lineage::raise_to_now();
+        events::unseen();
     }
 }
 

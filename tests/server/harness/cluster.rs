@@ -82,6 +82,13 @@ impl Cluster {
         &self.nodes[i]
     }
 
+    /// A node that began as a master and is not this one.
+    pub fn another(&self, than: &Server) -> &Server {
+        let mut masters = self.nodes[..self.masters].iter();
+        let other = masters.find(|m| m.port() != than.port());
+        other.expect("a cluster has several masters")
+    }
+
     /// The nodes that began as replicas of master `i`.
     pub fn replicas_of(&self, i: usize) -> impl Iterator<Item = &Server> {
         let rest = self.nodes.iter().skip(self.masters);

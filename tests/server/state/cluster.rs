@@ -37,10 +37,7 @@ fn a_slot_that_moves_takes_its_records_and_versions_along() {
     let cluster = Cluster::start(3, 0);
     let slot = slot_of(b"{m}a");
     let from = cluster.node_for("{m}a");
-    let to = (0..3)
-        .map(|i| cluster.master(i))
-        .find(|m| m.port() != from.port())
-        .unwrap();
+    let to = cluster.another(from);
     let conn = &mut from.conn();
     let mut version = 0;
     for n in 0..10 {
@@ -86,8 +83,7 @@ fn an_atomic_slot_migration_takes_the_records_along() {
     let cluster = Cluster::start(3, 0);
     let slot = slot_of(b"{m}a");
     let from = cluster.node_for("{m}a");
-    let mut masters = (0..3).map(|i| cluster.master(i));
-    let to = masters.find(|m| m.port() != from.port()).unwrap();
+    let to = cluster.another(from);
     let conn = &mut from.conn();
     for n in 0..10 {
         conn.run(&format!("MAOS.SET {{m}}a {n} BY agent-{n} REQID r{n}"))

@@ -503,6 +503,20 @@ fn a_panic_over_a_lock_leaves_nobody_waiting() {
     assert_eq!(left(&mut conn), 0);
     assert_eq!(metric(&mut conn, "panics"), 1);
     bed.same("wake");
+    // Nor where a key goes and that is not seen.
+    for (point, end) in [("unlink", "DEL told"), ("event", "FLUSHALL")] {
+        conn.run("DEL told");
+        conn.run("MAOS.LOCK told a 600000").array();
+        waits.send(&split_line("MAOS.LOCK told b 600000 WAIT 600000").expect("a line"));
+        eventually(PATIENCE, "it waits", || {
+            metric(&mut conn, "lock_waiters") == 1
+        });
+        // A flush has several events.
+        cmd!(conn, "MAOS.FAIL", point, "9").int();
+        conn.run(end);
+        assert!(waits.recv().array()[0].int() > token, "{point}");
+        assert!(left(&mut conn) < 9, "{point}");
+    }
 }
 
 /// The pass goes on with its next step.

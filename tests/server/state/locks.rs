@@ -338,10 +338,7 @@ fn a_lock_moves_with_its_key_and_is_not_copied() {
 fn a_lock_goes_along_when_a_slot_moves() {
     let cluster = Cluster::start(3, 0);
     let from = cluster.node_for("{m}a");
-    let to = (0..3)
-        .map(|i| cluster.master(i))
-        .find(|m| m.port() != from.port())
-        .expect("another");
+    let to = cluster.another(from);
     let conn = &mut from.conn();
     conn.run("MAOS.SET {m}a v").int();
     let all = [

@@ -264,10 +264,7 @@ fn who_waits_is_told_when_the_node_is_demoted_or_the_slot_moves() {
 
     let cluster = Cluster::start(3, 0);
     let from = cluster.node_for("{m}a");
-    let to = (0..3)
-        .map(|i| cluster.master(i))
-        .find(|m| m.port() != from.port())
-        .expect("another");
+    let to = cluster.another(from);
     from.conn().run("MAOS.LOCK {m}a a 600000").array();
     let mut waits = waiter(from, "MAOS.LOCK {m}a b 600000 WAIT 600000");
     cluster.move_slot(slot_of(b"{m}a"), to);
