@@ -132,7 +132,8 @@ fn line(step: &Step, seen: &Seen) -> Option<Vec<Vec<u8>>> {
     })
 }
 
-/// Runs the steps, calling `after` with the outcome of each request.
+/// Runs the steps, calling `after` with the outcome of each: a step that is no request has no words, and null for a
+/// reply.
 fn converse(
     model: &mut Model,
     steps: &[Step],
@@ -149,11 +150,12 @@ fn converse(
             Step::Tend(k) => model.tend(&name(*k)),
             _ => {}
         }
-        let Some(line) = line(step, &seen) else {
-            continue;
-        };
+        let line = line(step, &seen).unwrap_or_default();
         let args: Vec<&[u8]> = line.iter().map(Vec::as_slice).collect();
-        let outcome = model.run(&args);
+        let outcome = match args.is_empty() {
+            true => Ok(Value::Null),
+            false => model.run(&args),
+        };
         after(model, &line, &outcome);
         for (key, held) in model.keys() {
             let key = key[1] - b'0';
@@ -248,7 +250,7 @@ proptest! {
                 assert!(before.is_none_or(|b| b <= version), "{line:?}: {before:?} then {version}");
             }
             // A compare-and-set that was applied named the version that was current.
-            if line[0] == b"MAOS.CAS" {
+            if line.first().is_some_and(|name| name == b"MAOS.CAS") {
                 if let Ok(Value::Array(items)) = outcome {
                     if items[0] == Value::Int(1) {
                         let record = &model.keys()[&line[1]].record;
