@@ -379,6 +379,10 @@ fn said(word: String, error: &RedisError) -> Fault {
         ("LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN", _) => {
             Fault::Later(server_error(&word, &text))
         }
+        ("BUSY", _) => Fault::Later(Error::Refused(Refusal {
+            code: Code::Busy,
+            text: text.into(),
+        })),
         _ => Fault::Final(match Code::from_word(&word) {
             Some(code) => Error::Refused(Refusal {
                 code,

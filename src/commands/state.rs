@@ -17,7 +17,7 @@ use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode};
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
-use crate::edge::{failpoint, guard, propagate, waiting};
+use crate::edge::{failpoint, guard, pause, propagate, waiting};
 
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 
@@ -96,9 +96,13 @@ pub fn lock<'a, C: LockCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
         true => request.wait_ms(),
         false => 0,
     };
+    let now_us = now_us();
+    if !pause::is_certain(now_us) {
+        pause::check(now_us)?;
+    }
     // Who came before stands before.
     let behind = waiting::count() > 0 && {
-        let now_ms = now_us() / 1000;
+        let now_ms = now_us / 1000;
         keys.iter().any(|key| {
             !is_held_by(key.record(), request.owner(), now_ms)
                 && waiting::has_queue(call.db(), key.name())
@@ -144,8 +148,11 @@ fn decide<'a, C: WriteCommand<'a>>(
     keys: &mut [Key<'_>],
     waits: bool,
 ) -> Result<Option<Arc<Who>>, Refusal> {
-    let node = &mut *node();
     let now_us = now_us();
+    if !pause::is_certain(now_us) && request.is_conditional() {
+        pause::check(now_us)?;
+    }
+    let node = &mut *node();
     let (stamp, beyond) = (node.next_stamp(now_us), node.clock.beyond());
     // Memory is slow: what is fetched here comes while the writer is looked up.
     keys.iter().for_each(Key::fetch_to_write);

@@ -66,6 +66,8 @@ pub enum Knob {
     TombstoneTtl,
     /// `maos.background-effort-us`
     BackgroundEffort,
+    /// `maos.pause-guard-ms`
+    PauseGuard,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -142,6 +144,15 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Micros,
         meaning: "How much time the background pass (trimming by age, compression) may take out of each 100 milliseconds. 0 stops it.",
     },
+    Setting {
+        id: Knob::PauseGuard,
+        name: "pause-guard-ms",
+        default: 0,
+        min: 0,
+        max: 3_600_000,
+        unit: Unit::Millis,
+        meaning: "Outside a cluster: a server that slept longer than this (a stopped process, a paused machine) may have been replaced by a replica. For as long again it grants no locks, renews none and refuses conditional writes with BUSY, so that whoever replaced it (Sentinel) can say so. 0 is off. In a cluster the node timeout takes this place, and a majority of the masters ends it.",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -204,6 +215,8 @@ pub struct Limits {
     pub drift_us: u64,
     /// Microseconds of background work in 100 milliseconds.
     pub background_us: u64,
+    /// Microseconds that a server outside a cluster may sleep; 0 for any.
+    pub pause_us: u64,
 }
 
 impl Limits {
@@ -219,6 +232,7 @@ impl Limits {
             tombstone_ms: value(Knob::TombstoneTtl).saturating_mul(1_000),
             drift_us: value(Knob::ClockMaxDrift).saturating_mul(1_000),
             background_us: value(Knob::BackgroundEffort),
+            pause_us: value(Knob::PauseGuard).saturating_mul(1_000),
         }
     }
 }

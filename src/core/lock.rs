@@ -394,6 +394,10 @@ impl<'a> WriteCommand<'a> for Lock<'a> {
         None
     }
 
+    fn is_conditional(&self) -> bool {
+        true
+    }
+
     fn decide<'r>(
         &self,
         records: &[Option<&'r Record>],
@@ -419,6 +423,10 @@ impl<'a> WriteCommand<'a> for MLock<'a> {
 
     fn by(&self) -> Option<&'a [u8]> {
         None
+    }
+
+    fn is_conditional(&self) -> bool {
+        true
     }
 
     fn decide<'r>(
@@ -620,6 +628,11 @@ impl<'a> WriteCommand<'a> for Unlock<'a> {
         None
     }
 
+    fn is_conditional(&self) -> bool {
+        // What is given back was held, whoever is in charge now.
+        false
+    }
+
     fn decide<'r>(
         &self,
         records: &[Option<&'r Record>],
@@ -649,6 +662,10 @@ impl<'a> WriteCommand<'a> for Renew<'a> {
 
     fn by(&self) -> Option<&'a [u8]> {
         None
+    }
+
+    fn is_conditional(&self) -> bool {
+        true
     }
 
     fn decide<'r>(

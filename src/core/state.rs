@@ -67,6 +67,10 @@ pub trait WriteCommand<'a>: Request<'a> {
     /// The agent that the write declares.
     fn by(&self) -> Option<&'a [u8]>;
 
+    /// Whether its success says something about the key besides what it wrote: it compares, it grants, it
+    /// shows a token. Such a request is refused where the node may have been replaced without knowing it yet.
+    fn is_conditional(&self) -> bool;
+
     /// Decides, given the records of its keys in their order.
     ///
     /// # Errors
@@ -408,6 +412,10 @@ macro_rules! key_writes {
                 self.options.by
             }
 
+            fn is_conditional(&self) -> bool {
+                self.condition().is_some() || self.options.shows_a_token()
+            }
+
             #[inline(always)]
             fn decide<'r>(
                 &self,
@@ -528,6 +536,10 @@ impl<'a> WriteCommand<'a> for MSet<'a> {
         self.options.by
     }
 
+    fn is_conditional(&self) -> bool {
+        self.options.shows_a_token()
+    }
+
     fn decide<'r>(
         &self,
         records: &[Option<&'r Record>],
@@ -555,6 +567,10 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
 
     fn by(&self) -> Option<&'a [u8]> {
         self.options.by
+    }
+
+    fn is_conditional(&self) -> bool {
+        true
     }
 
     fn decide<'r>(

@@ -18,7 +18,7 @@ use super::call::{bytes_of, flags};
 use super::keys::{Key, Mode};
 use super::metrics::{held, METRICS};
 use super::node::{node, now_us};
-use super::{failpoint, guard, listeners, log, propagate};
+use super::{failpoint, guard, listeners, log, pause, propagate};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
@@ -46,6 +46,7 @@ pub fn look_at_policy() {
 /// Starts the pass.
 pub fn start(ctx: *mut raw::RedisModuleCtx) {
     watch_policy(ctx);
+    pause::tick();
     // SAFETY: the cursor lives as long as the process.
     let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
     let pass = Box::new(Pass {
@@ -88,6 +89,7 @@ impl Pass {
     fn step(&self, ctx: *mut raw::RedisModuleCtx) {
         failpoint::hit("tick");
         self.steps.set(self.steps.get() + 1);
+        pause::tick();
         if POLICY_UNSEEN.swap(false, Relaxed) {
             watch_policy(ctx);
         }

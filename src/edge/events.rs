@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, failpoint, guard, lineage, listeners, waiting};
+use super::{background, failpoint, guard, lineage, listeners, pause, waiting};
 
 /// The events that are asked for. All are offered since Redis 7.0.
 const EVENTS: [u64; 7] = [
@@ -43,7 +43,10 @@ unsafe extern "C" fn happened(
     let noted = guard::run(|| {
         failpoint::hit("event");
         match event.id {
-            raw::REDISMODULE_EVENT_CONFIG => background::look_at_policy(),
+            raw::REDISMODULE_EVENT_CONFIG => {
+                background::look_at_policy();
+                pause::look_at_settings();
+            }
             raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
             raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => {
                 lineage::replaced(false);

@@ -44,6 +44,8 @@ pub const POINTS: &[&str] = &[
     "look",
     "trim",
     "wake",
+    "pause",
+    "message",
     // What the server tells and asks.
     "event",
     "config get",

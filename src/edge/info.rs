@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, failpoint, guard, listeners, node, waiting};
+use super::{background, failpoint, guard, listeners, node, pause, waiting};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -52,6 +52,8 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     let ahead = node::node().clock.last().0.saturating_sub(node::now_us());
     number("clock_ahead_us", ahead);
     number("stamps_ahead", m.stamps_ahead.get());
+    number("pauses", m.pauses.get());
+    number("in_doubt", u64::from(pause::in_doubt()));
     number("lock_waiters", waiting::count() as u64);
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub stamps_ahead: Counter,
     /// Changes and records that could not be applied or loaded.
     pub damaged: Counter,
+    /// Times that the node slept longer than it may.
+    pub pauses: Counter,
     /// Looks at who listens to changes.
     pub listener_checks: Counter,
     /// Records whose value was removed by the server: DEL, expiry, overwriting and so on.
@@ -69,6 +71,7 @@ pub static METRICS: Metrics = Metrics {
     compressed: Counter::new(),
     stamps_ahead: Counter::new(),
     damaged: Counter::new(),
+    pauses: Counter::new(),
     listener_checks: Counter::new(),
     unlinked: Counter::new(),
     records: AtomicI64::new(0),

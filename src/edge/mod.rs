@@ -20,6 +20,7 @@ pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod node;
+pub mod pause;
 pub mod propagate;
 pub mod register;
 pub mod waiting;

@@ -24,7 +24,7 @@ use super::keys::{is_elsewhere, Key, Mode};
 use super::lineage::{context, Name};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
-use super::{failpoint, guard, propagate};
+use super::{failpoint, guard, pause, propagate};
 
 /// How long until something is looked at again that could not be dealt with: a key whose slot is on the move,
 /// and may stay after all.
@@ -354,7 +354,12 @@ fn serve(ctx: *mut raw::RedisModuleCtx, place: &Place) -> bool {
     };
     // A key that is on its way to another node goes from here, and its lock with it, not to one who waits
     // here: the server tells the client once it has arrived.
-    if want.keys().iter().any(|key| is_elsewhere(db, key)) {
+    // And a node that may have been replaced grants nothing before it knows.
+    let in_doubt = || {
+        let now_us = now_us();
+        !pause::is_certain(now_us) && pause::check(now_us).is_err()
+    };
+    if want.keys().iter().any(|key| is_elsewhere(db, key)) || in_doubt() {
         let again_ms = now_us() / 1000 + AGAIN_MS;
         with(|w| w.leases.insert((again_ms, place.clone())));
         return false;

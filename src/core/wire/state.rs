@@ -50,6 +50,11 @@ pub struct WriteOptions<'a> {
 }
 
 impl<'a> WriteOptions<'a> {
+    /// Whether the writer shows a token, of a lock here or elsewhere.
+    pub fn shows_a_token(&self) -> bool {
+        !self.tokens.is_empty() || self.fence.is_some()
+    }
+
     #[inline(always)]
     fn parse(cursor: &mut Cursor<'_, 'a>) -> Result<Self, Refusal> {
         let mut o = WriteOptions::default();

@@ -149,13 +149,14 @@ const MOVED: &[&str] = &["defrag"];
 const PASS: &[&str] = &["tick", "policy", "listeners", "look", "trim"];
 const WAITED: &[&str] = &["wake"];
 const ASKED: &[&str] = &["config get", "config set", "info"];
+const PAUSED: &[&str] = &["pause", "message"];
 
 #[test]
 fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED,
+        ASKED, PAUSED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -517,6 +518,29 @@ fn a_panic_over_a_lock_leaves_nobody_waiting() {
         assert!(waits.recv().array()[0].int() > token, "{point}");
         assert!(left(&mut conn) < 9, "{point}");
     }
+}
+
+/// A node that does not know how long it slept refuses, and one that was not asked is asked again.
+#[test]
+fn a_panic_over_a_pause_keeps_nobody_from_its_end() {
+    let Some(mut bed) = Bed::new(&[("maos.pause-guard-ms", "100")]) else {
+        return;
+    };
+    // To arm it is to put the clock on, which looks like a sleep.
+    let line = "MAOS.CAS fresh 0 x";
+    bed.hurt("pause", |conn| is_a_fault(&conn.run(line), line));
+    let cluster = Cluster::start(2, 0);
+    let [asks, answers] = [0, 1].map(|i| cluster.master(i));
+    arm(&mut answers.conn(), "message");
+    asks.conn().run("MAOS.FAIL clock 60000").int();
+    eventually(PATIENCE, "it has asked", || {
+        metric(&mut answers.conn(), "panics") == 1
+    });
+    eventually(PATIENCE, "it is certain", || {
+        let mut conn = asks.conn();
+        metric(&mut conn, "pauses") == 1 && metric(&mut conn, "in_doubt") == 0
+    });
+    assert_eq!(left(&mut answers.conn()), 0);
 }
 
 /// The pass goes on with its next step.

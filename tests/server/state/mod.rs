@@ -17,6 +17,7 @@ mod memory;
 mod moving;
 mod names;
 pub mod oracle;
+mod pauses;
 pub mod persistence;
 mod replicas;
 mod restore;
