@@ -225,8 +225,7 @@ fn judge() {
         let mine = masters.len() - others().count();
         let sure = mine + others().filter(|m| doubt.sure.contains(&m.name)).count();
         let needed = masters.len() / 2 + 1;
-        let said =
-            |m: &Master| doubt.sure.contains(&m.name) || doubt.unsure.contains(&m.name);
+        let said = |m: &Master| doubt.sure.contains(&m.name) || doubt.unsure.contains(&m.name);
         let all = mine > 0 && others().all(said);
         doubt.count = (sure, needed);
         if sure >= needed || all {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::metric;
+use super::{has_failpoints, metric};
 use crate::harness::*;
 
 /// Longer than the nodes of these clusters may sleep, and longer than it takes to see them fail.
@@ -104,7 +104,10 @@ fn a_server_alone_waits_as_long_as_it_is_told() {
 fn picture_of(conn: &mut Conn) -> Vec<String> {
     ["free", "k", "fenced", "new"]
         .iter()
-        .map(|key| conn.run(&format!("MAOS.HISTORY {{p}}{key} VALUES")).to_string())
+        .map(|key| {
+            conn.run(&format!("MAOS.HISTORY {{p}}{key} VALUES"))
+                .to_string()
+        })
         .collect()
 }
 
@@ -131,6 +134,28 @@ fn a_node_of_a_cluster_waits_until_a_majority_has_confirmed_it() {
     let replies = find_after_sleep(node, &lines, || std::thread::sleep(SLEEP));
     all_busy(&lines, &replies);
     assert_eq!(picture_of(&mut node.conn()), before);
+    // As long as both others see it fail, a replica might be elected.
+    let fails = || {
+        let name = node.conn().run("CLUSTER MYID").text().to_owned();
+        let others = cluster.nodes.iter().filter(|n| n.port() != node.port());
+        others.into_iter().all(|other| {
+            let nodes = other.conn().run("CLUSTER NODES");
+            let mut lines = nodes.text().lines();
+            let line = lines.find(|l| l.starts_with(&name)).expect("a node");
+            line.contains("master,fail ")
+        })
+    };
+    let mut seen_to_fail = 0;
+    loop {
+        let before = fails();
+        let in_doubt = metric(&mut node.conn(), "in_doubt") == 1;
+        if !(before && fails()) {
+            break;
+        }
+        assert!(in_doubt, "certain while all others see it fail");
+        seen_to_fail += 1;
+    }
+    println!("{seen_to_fail} looks while it was seen to fail");
     becomes_certain(node, version);
     // All of them slept: nobody knows more than the others, and all of them agree.
     let mut conns: Vec<Conn> = cluster.nodes.iter().map(Server::conn).collect();
@@ -138,15 +163,47 @@ fn a_node_of_a_cluster_waits_until_a_majority_has_confirmed_it() {
     std::thread::sleep(SLEEP);
     cluster.nodes.iter().for_each(Server::resume);
     for conn in &mut conns {
-        eventually(PATIENCE, "it has seen that it slept", || metric(conn, "pauses") > 0);
+        eventually(PATIENCE, "it has seen that it slept", || {
+            metric(conn, "pauses") > 0
+        });
         eventually(PATIENCE, "it is certain", || metric(conn, "in_doubt") == 0);
+    }
+}
+
+/// Where all slept nobody knows more than the others: they are believed when they all agree, and not only when
+/// they have been awake for long.
+#[test]
+fn masters_that_all_slept_believe_each_other() {
+    let cluster = Cluster::start(3, 0);
+    if !has_failpoints(&mut cluster.master(0).conn()) {
+        println!("skipped: this build has no failpoints");
+        return;
+    }
+    for node in &cluster.nodes {
+        node.conn()
+            .run("CONFIG SET cluster-node-timeout 3600000")
+            .ok();
+    }
+    for node in &cluster.nodes {
+        let conn = &mut node.conn();
+        conn.run("MAOS.FAIL clock 7200000").int();
+        eventually(PATIENCE, "it has seen that it slept", || {
+            metric(conn, "pauses") > 0
+        });
+    }
+    for node in &cluster.nodes {
+        eventually(PATIENCE, "it is certain", || {
+            metric(&mut node.conn(), "in_doubt") == 0
+        });
     }
 }
 
 fn becomes_certain(node: &Server, version: i64) {
     let mut reply = Reply::Nil;
     eventually(PATIENCE, "it is certain again", || {
-        reply = node.conn().run(&format!("MAOS.CAS {{p}}free {version} sure"));
+        reply = node
+            .conn()
+            .run(&format!("MAOS.CAS {{p}}free {version} sure"));
         !reply.is_err()
     });
     assert_eq!(reply.array()[0].int(), 1, "{reply}");
@@ -159,7 +216,10 @@ fn a_master_that_was_replaced_in_its_sleep_takes_nothing_that_promises() {
         let cluster = Cluster::start(3, 1);
         let old = cluster.node_for("{p}k");
         let i = (0..3).find(|i| cluster.master(*i).port() == old.port());
-        let new = cluster.replicas_of(i.expect("a master")).next().expect("a replica");
+        let new = cluster
+            .replicas_of(i.expect("a master"))
+            .next()
+            .expect("a replica");
         let (version, token) = fill(&mut old.conn());
         wait_synced(old, new);
         let lines = conditional(version, token);
@@ -170,7 +230,9 @@ fn a_master_that_was_replaced_in_its_sleep_takes_nothing_that_promises() {
             });
             // What the holder writes now is written there.
             let line = format!("MAOS.SET {{p}}k after TOKEN {token}");
-            eventually(PATIENCE, "the holder writes", || !new.conn().run(&line).is_err());
+            eventually(PATIENCE, "the holder writes", || {
+                !new.conn().run(&line).is_err()
+            });
             std::thread::sleep(SLEEP);
         });
         for (line, reply) in lines.iter().zip(&replies) {
