@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 use crate::error::shown;
 use crate::link::{Fault, Link, Via};
 use crate::options::sealed::Sealed;
+use crate::turns::Turns;
 use crate::value::from_json;
 use crate::{
     Always, Applied, Config, Current, Error, HistoryOptions, ManyOptions, ManyOutcome, Mode,
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     config: Config,
     /// Clients with a connection each, for requests that wait; those that are idle.
     lanes: Mutex<Vec<Client>>,
+    turns: Turns,
 }
 
 /// The store lets nobody wait longer.
@@ -134,6 +136,7 @@ impl Client {
                 agent: config.agent.clone(),
                 config,
                 lanes: Mutex::default(),
+                turns: Turns::default(),
             }),
         })
     }
@@ -150,6 +153,10 @@ impl Client {
                 Client::lazy(config)
             }
         }
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.inner.turns
     }
 
     /// Keeps a client that waits for nothing.

@@ -255,7 +255,7 @@ impl Client {
     }
 
     /// A name that nobody else has: nobody else takes the lock again in its name.
-    fn fresh_owner(&self) -> String {
+    pub(crate) fn fresh_owner(&self) -> String {
         // An owner's name has 256 bytes at most.
         let agent: String = self.agent().unwrap_or("guard").chars().take(50).collect();
         format!("{agent}:{}", uuid::Uuid::new_v4())

@@ -79,6 +79,7 @@ mod key;
 mod link;
 mod lock;
 mod options;
+mod turns;
 mod update;
 mod value;
 

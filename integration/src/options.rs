@@ -186,6 +186,10 @@ impl<M: Mode> SetOptions<M> {
     }
 
     /// The same for one attempt of an update: its own request id, and the expiry stays.
+    pub(crate) fn has_token(&self) -> bool {
+        !self.origin.tokens.is_empty()
+    }
+
     pub(crate) fn for_update(mut self) -> Self {
         if self.expire == wire::Expire::Unsaid {
             self.expire = wire::Expire::Keep;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::join;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, Instant};
 
 use crate::error::shown;
 use crate::value::from_json;
-use crate::{Always, Client, Error, Outcome, SetOptions, Version};
+use crate::wire;
+use crate::{Always, Client, Code, Error, Outcome, SetOptions, Version};
 
 /// How an [`update`](Client::update_with) tries: how often, with which pauses, under which name.
 #[derive(Clone, Debug)]
@@ -16,6 +18,7 @@ pub struct UpdateOptions {
     attempts: u32,
     shortest: Duration,
     longest: Duration,
+    turns: bool,
     write: SetOptions<Always>,
 }
 
@@ -25,6 +28,7 @@ impl Default for UpdateOptions {
             attempts: 100,
             shortest: Duration::from_millis(1),
             longest: Duration::from_millis(100),
+            turns: true,
             write: SetOptions::new(),
         }
     }
@@ -42,8 +46,15 @@ impl UpdateOptions {
         self
     }
 
+    /// Tries again and again after a pause, and takes no [turns](Client::update).
+    pub fn without_turns(mut self) -> UpdateOptions {
+        self.turns = false;
+        self
+    }
+
     /// The longest pause after a first lost race, and after many: it doubles in between. Each pause
-    /// is a random part of it, so that losers do not meet again.
+    /// is a random part of it, so that losers do not meet again. Who takes turns pauses only where no turn is to
+    /// be had.
     pub fn pauses(mut self, first: Duration, longest: Duration) -> UpdateOptions {
         self.shortest = first;
         self.longest = longest;
@@ -91,10 +102,111 @@ pub struct Updated<T> {
     pub attempts: u32,
 }
 
+/// What a key held.
+pub(crate) struct Seen {
+    /// It was so after this moment.
+    pub(crate) since: Instant,
+    version: Version,
+    bytes: Option<Vec<u8>>,
+}
+
+/// One update on its way.
+struct Trial<'a, F> {
+    key: &'a [u8],
+    options: &'a UpdateOptions,
+    change: F,
+    attempts: u32,
+}
+
+/// What came of one attempt.
+enum Attempt<T> {
+    /// It is done, and this is what the key holds now.
+    Done(Updated<T>, Seen),
+    /// Somebody came between.
+    Lost(Seen),
+}
+
+/// A value on its way to the store.
+struct Write<T> {
+    next: T,
+    text: Vec<u8>,
+    over: Version,
+    since: Instant,
+    options: SetOptions<Always>,
+}
+
+impl<F> Trial<'_, F> {
+    /// Makes the next value of what was seen; `Err` if that is to be left as it is.
+    fn make<T, N>(&mut self, seen: Seen) -> Result<Result<Write<T>, Attempt<T>>, Error>
+    where
+        T: Serialize + DeserializeOwned,
+        N: Into<Next<T>>,
+        F: FnMut(Option<T>) -> N,
+    {
+        self.attempts += 1;
+        let version = seen.version;
+        let bytes = seen.bytes.as_deref();
+        let current = bytes.map(|bytes| from_json(&shown(self.key), version, bytes));
+        Ok(match (self.change)(current.transpose()?).into() {
+            Next::Keep => {
+                let updated = Updated {
+                    written: None,
+                    version,
+                    attempts: self.attempts,
+                };
+                Err(Attempt::Done(updated, seen))
+            }
+            Next::Write(next) => Ok(Write {
+                text: serde_json::to_vec(&next).map_err(Error::Encode)?,
+                next,
+                over: version,
+                since: Instant::now(),
+                options: self.options.write.clone().for_update(),
+            }),
+        })
+    }
+
+    /// What came of a write.
+    fn settle<T>(&self, write: Write<T>, outcome: Outcome) -> Result<Attempt<T>, Error> {
+        let (since, attempts) = (write.since, self.attempts);
+        match outcome {
+            Outcome::Applied(version) => {
+                let updated = Updated {
+                    written: Some(write.next),
+                    version,
+                    attempts,
+                };
+                let bytes = Some(write.text);
+                let now = Seen {
+                    since,
+                    version,
+                    bytes,
+                };
+                Ok(Attempt::Done(updated, now))
+            }
+            Outcome::Lost(current) if attempts >= self.options.attempts => Err(Error::Contended {
+                key: shown(self.key),
+                attempts,
+                version: current.version,
+            }),
+            Outcome::Lost(current) => Ok(Attempt::Lost(Seen {
+                since,
+                version: current.version,
+                bytes: current.value,
+            })),
+        }
+    }
+}
+
 impl Client {
     /// Changes a JSON value without losing anybody else's change: reads it, lets `change` make the
     /// next one, writes that only if nobody wrote meanwhile, and otherwise starts again from what
     /// the winner wrote (which comes with the answer, so there is no second read).
+    ///
+    /// Where many change one key at once, to try again and again wins for one and loses for all others. So
+    /// who has lost takes its turn: first among the tasks that share this client, then, if others still come
+    /// between, in the queue of the key's lock. That lock is advisory: whoever writes without it is not held
+    /// up. Writes that show a [token](SetOptions::token) of their own take no turn, but pause.
     ///
     /// `change` gets `None` if there is no live value, and gives the next value, or a [`Next`] that
     /// may say to leave it. It may be called many times, so it must do nothing else.
@@ -132,53 +244,200 @@ impl Client {
         &self,
         key: impl AsRef<[u8]>,
         options: UpdateOptions,
-        mut change: impl FnMut(Option<T>) -> N,
+        change: impl FnMut(Option<T>) -> N,
     ) -> Result<Updated<T>, Error>
     where
         T: Serialize + DeserializeOwned,
         N: Into<Next<T>>,
     {
         let key = key.as_ref();
-        let (mut version, mut bytes) = match self.get(key).await? {
-            Some(found) => (found.version, Some(found.value)),
-            None => (Version::NONE, None),
+        let began = Instant::now();
+        let trial = &mut Trial {
+            key,
+            options: &options,
+            change,
+            attempts: 0,
         };
-        let mut attempts = 0;
+        // As long as nobody comes between there are no turns to take.
+        let mut seen = None;
+        let takes_turns = options.turns && !options.write.has_token();
+        let known = takes_turns.then(|| self.turns().contended(key));
+        let mut turn = known.flatten();
+        if turn.is_none() {
+            match self.attempt(trial, self.see(key).await?).await? {
+                Attempt::Done(updated, _) => return Ok(updated),
+                Attempt::Lost(current) => seen = Some(current),
+            }
+            if takes_turns {
+                turn = Some(self.turns().contend(key));
+            }
+        }
+        let mut seat = match &turn {
+            Some(turn) => Some(turn.take().await),
+            None => None,
+        };
+        // What was written since this began is as good as read now.
+        if let Some(left) = seat.as_mut().and_then(|seat| seat.left_since(began)) {
+            seen = Some(left);
+        }
+        let mut pause = seat.is_none();
         loop {
-            attempts += 1;
-            let current = bytes
-                .as_deref()
-                .map(|bytes| from_json(&shown(key), version, bytes));
-            let Next::Write(next) = change(current.transpose()?).into() else {
-                return Ok(Updated {
-                    written: None,
-                    version,
-                    attempts,
-                });
+            if pause {
+                sleep(jittered(&options, trial.attempts)).await;
+            }
+            let mut queued = false;
+            let attempt = match &mut seat {
+                Some(seat) if seat.has_rivals() => {
+                    let (attempt, granted) = self.in_the_queue(trial).await?;
+                    queued = granted;
+                    attempt
+                }
+                _ => {
+                    let current = match seen.take() {
+                        Some(seen) => seen,
+                        None => self.see(key).await?,
+                    };
+                    self.attempt(trial, current).await?
+                }
             };
-            let text = serde_json::to_vec(&next).map_err(Error::Encode)?;
-            let write = options.write.clone().for_update();
-            match self.cas(key, version, text, write).await? {
-                Outcome::Applied(version) => {
-                    return Ok(Updated {
-                        written: Some(next),
-                        version,
-                        attempts,
-                    });
+            match attempt {
+                Attempt::Done(updated, now) => {
+                    if let Some(seat) = &mut seat {
+                        seat.leave(now);
+                    }
+                    return Ok(updated);
                 }
-                Outcome::Lost(current) => {
-                    version = current.version;
-                    bytes = current.value;
+                Attempt::Lost(current) => seen = Some(current),
+            }
+            pause = match &mut seat {
+                None => true,
+                Some(seat) if seat.has_rivals() => !queued,
+                Some(seat) => {
+                    seat.lost();
+                    false
+                }
+            };
+        }
+    }
+
+    async fn see(&self, key: &[u8]) -> Result<Seen, Error> {
+        let since = Instant::now();
+        Ok(match self.get(key).await? {
+            Some(found) => Seen {
+                since,
+                version: found.version,
+                bytes: Some(found.value),
+            },
+            None => Seen {
+                since,
+                version: Version::NONE,
+                bytes: None,
+            },
+        })
+    }
+
+    /// One attempt, in its turn among all clients; without the lock where that is not to be had. Two round
+    /// trips: the read travels behind the request that waits, the release behind the write.
+    async fn in_the_queue<T, N, F>(
+        &self,
+        trial: &mut Trial<'_, F>,
+    ) -> Result<(Attempt<T>, bool), Error>
+    where
+        T: Serialize + DeserializeOwned,
+        N: Into<Next<T>>,
+        F: FnMut(Option<T>) -> N,
+    {
+        let key = trial.key;
+        let owner = self.fresh_owner();
+        let request = wire::Lock {
+            key,
+            owner: owner.as_bytes(),
+            ttl_ms: TURN_MS,
+            shared: false,
+            advisory: true,
+            wait_ms: TURN_MS,
+            note: None,
+        };
+        let lane = self.lane()?;
+        let (granted, seen) = join(lane.call(&request), lane.see(key)).await;
+        let token = match granted {
+            Ok(wire::LockReply(granted)) => granted.map(|(token, _)| token),
+            Err(error) => {
+                tracing::debug!(%error, "an update takes no turn");
+                None
+            }
+        };
+        let mut held = Turn {
+            client: self,
+            key,
+            token,
+        };
+        let write = match trial.make(seen?)? {
+            Ok(write) => write,
+            Err(kept) => return Ok((kept, token.is_some())),
+        };
+        let (text, options) = (&write.text, write.options.clone());
+        let outcome = match token {
+            None => lane.cas(key, write.over, text, options).await?,
+            Some(token) => {
+                let cas = lane.cas(key, write.over, text, options.token(token));
+                let (outcome, _) = join(cas, lane.unlock(key, token)).await;
+                held.token = None;
+                match outcome {
+                    // It took longer than the lease.
+                    Err(error) if error.code() == Some(Code::Fenced) => {
+                        return Ok((Attempt::Lost(lane.see(key).await?), true));
+                    }
+                    outcome => outcome?,
                 }
             }
-            if attempts >= options.attempts {
-                return Err(Error::Contended {
-                    key: shown(key),
-                    attempts,
-                    version,
-                });
-            }
-            sleep(jittered(&options, attempts)).await;
+        };
+        let attempt = trial.settle(write, outcome)?;
+        self.give_lane_back(lane);
+        Ok((attempt, token.is_some()))
+    }
+
+    /// One attempt, over what was seen.
+    async fn attempt<T, N, F>(
+        &self,
+        trial: &mut Trial<'_, F>,
+        seen: Seen,
+    ) -> Result<Attempt<T>, Error>
+    where
+        T: Serialize + DeserializeOwned,
+        N: Into<Next<T>>,
+        F: FnMut(Option<T>) -> N,
+    {
+        let write = match trial.make(seen)? {
+            Ok(write) => write,
+            Err(kept) => return Ok(kept),
+        };
+        let options = write.options.clone();
+        let outcome = self
+            .cas(trial.key, write.over, &write.text, options)
+            .await?;
+        trial.settle(write, outcome)
+    }
+}
+
+/// The longest that an update waits for its turn, and that a turn takes.
+const TURN_MS: u64 = 2_000;
+
+/// The lock of a turn that was not given back yet.
+struct Turn<'a> {
+    client: &'a Client,
+    key: &'a [u8],
+    token: Option<Version>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let Some(token) = self.token else { return };
+        // An update that was dropped in its turn, or that left the key as it is.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (client, key) = (self.client.clone(), self.key.to_vec());
+            // What is not given back ends with its lease.
+            runtime.spawn(async move { client.unlock(key, token).await.is_ok() });
         }
     }
 }

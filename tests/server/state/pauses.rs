@@ -184,12 +184,22 @@ fn masters_that_all_slept_believe_each_other() {
             .run("CONFIG SET cluster-node-timeout 3600000")
             .ok();
     }
+    // Nobody answers before all are in doubt.
+    for node in &cluster.nodes {
+        cmd!(node.conn(), "MAOS.FAIL", "message", "1000000").int();
+    }
     for node in &cluster.nodes {
         let conn = &mut node.conn();
         conn.run("MAOS.FAIL clock 7200000").int();
         eventually(PATIENCE, "it has seen that it slept", || {
             metric(conn, "pauses") > 0
         });
+    }
+    for node in &cluster.nodes {
+        assert_eq!(metric(&mut node.conn(), "in_doubt"), 1);
+    }
+    for node in &cluster.nodes {
+        node.conn().run("MAOS.FAIL apply 0").int();
     }
     for node in &cluster.nodes {
         eventually(PATIENCE, "it is certain", || {
