@@ -17,6 +17,9 @@ const KEPT: usize = 64;
 /// Races lost in one's turn, to other clients, before the store's queue is used.
 const PATIENCE: u32 = 2;
 
+/// Updates after which the store is looked at again.
+const LOOK_EVERY: u32 = 16;
+
 /// The keys that were contended lately.
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<Vec<u8>, Arc<Line>>>);
@@ -31,6 +34,8 @@ pub(crate) struct Line {
 #[derive(Default)]
 pub(crate) struct Seat {
     left: Option<Seen>,
+    /// How often that was passed on without another look at the store.
+    passed: u32,
     lost: u32,
     rivals_until: Option<Instant>,
 }
@@ -81,9 +86,12 @@ impl Line {
 }
 
 impl Seat {
-    /// What the one before wrote or saw, if that was after this moment.
+    /// What the one before wrote or saw, if that was after this moment. Not each time: others who wait
+    /// for their turn are seen only in the store.
     pub(crate) fn left_since(&mut self, began: Instant) -> Option<Seen> {
-        self.left.take().filter(|seen| seen.since >= began)
+        self.passed = (self.passed + 1) % LOOK_EVERY;
+        let left = self.left.take().filter(|seen| seen.since >= began);
+        left.filter(|_| self.passed != 0)
     }
 
     /// What the next one may begin with.
@@ -94,11 +102,16 @@ impl Seat {
         }
     }
 
+    /// Other clients contend for the key too.
+    pub(crate) fn meet_rivals(&mut self) {
+        self.rivals_until = Some(Instant::now() + LASTS);
+    }
+
     /// A race was lost to another client.
     pub(crate) fn lost(&mut self) {
         self.lost += 1;
         if self.lost >= PATIENCE || self.rivals_until.is_some() {
-            self.rivals_until = Some(Instant::now() + LASTS);
+            self.meet_rivals();
         }
     }
 

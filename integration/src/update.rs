@@ -108,6 +108,8 @@ pub(crate) struct Seen {
     pub(crate) since: Instant,
     version: Version,
     bytes: Option<Vec<u8>>,
+    /// Others take turns at it.
+    pub(crate) queue: bool,
 }
 
 /// One update on its way.
@@ -181,6 +183,7 @@ impl<F> Trial<'_, F> {
                     since,
                     version,
                     bytes,
+                    queue: false,
                 };
                 Ok(Attempt::Done(updated, now))
             }
@@ -193,6 +196,7 @@ impl<F> Trial<'_, F> {
                 since,
                 version: current.version,
                 bytes: current.value,
+                queue: false,
             })),
         }
     }
@@ -264,9 +268,14 @@ impl Client {
         let known = takes_turns.then(|| self.turns().contended(key));
         let mut turn = known.flatten();
         if turn.is_none() {
-            match self.attempt(trial, self.see(key).await?).await? {
-                Attempt::Done(updated, _) => return Ok(updated),
-                Attempt::Lost(current) => seen = Some(current),
+            let found = self.see(key).await?;
+            if found.queue && takes_turns {
+                seen = Some(found);
+            } else {
+                match self.attempt(trial, found).await? {
+                    Attempt::Done(updated, _) => return Ok(updated),
+                    Attempt::Lost(current) => seen = Some(current),
+                }
             }
             if takes_turns {
                 turn = Some(self.turns().contend(key));
@@ -284,6 +293,14 @@ impl Client {
         loop {
             if pause {
                 sleep(jittered(&options, trial.attempts)).await;
+            }
+            if let Some(seat) = &mut seat {
+                if !seat.has_rivals() && seen.is_none() {
+                    seen = Some(self.see(key).await?);
+                }
+                if seen.as_ref().is_some_and(|seen| seen.queue) {
+                    seat.meet_rivals();
+                }
             }
             let mut queued = false;
             let attempt = match &mut seat {
@@ -320,19 +337,38 @@ impl Client {
         }
     }
 
+    /// Reads the key, and whether others take turns at it.
     async fn see(&self, key: &[u8]) -> Result<Seen, Error> {
         let since = Instant::now();
-        Ok(match self.get(key).await? {
-            Some(found) => Seen {
-                since,
-                version: found.version,
-                bytes: Some(found.value),
-            },
-            None => Seen {
-                since,
-                version: Version::NONE,
-                bytes: None,
-            },
+        let (select, form) = (None, wire::Form::Full);
+        let get = wire::Get { key, select, form };
+        let (version, bytes, lock) = match self.call(&get).await? {
+            wire::GetReply::Full(full) => (full.version, Some(full.value.into_owned()), full.lock),
+            _ => (Version::NONE, None, None),
+        };
+        let mut holders = lock.iter().flat_map(|lock| &lock.holders);
+        Ok(Seen {
+            since,
+            version,
+            bytes,
+            queue: holders.any(|h| h.note.as_deref() == Some(TURN_NOTE)),
+        })
+    }
+
+    /// Reads the key.
+    async fn look(&self, key: &[u8]) -> Result<Seen, Error> {
+        let since = Instant::now();
+        let (select, form) = (None, wire::Form::WithVersion);
+        let get = wire::Get { key, select, form };
+        let (version, bytes) = match self.call(&get).await? {
+            wire::GetReply::WithVersion(value, version) => (version, Some(value.into_owned())),
+            _ => (Version::NONE, None),
+        };
+        Ok(Seen {
+            since,
+            version,
+            bytes,
+            queue: true,
         })
     }
 
@@ -356,10 +392,10 @@ impl Client {
             shared: false,
             advisory: true,
             wait_ms: TURN_MS,
-            note: None,
+            note: Some(TURN_NOTE),
         };
         let lane = self.lane()?;
-        let (granted, seen) = join(lane.call(&request), lane.see(key)).await;
+        let (granted, seen) = join(lane.call(&request), lane.look(key)).await;
         let token = match granted {
             Ok(wire::LockReply(granted)) => granted.map(|(token, _)| token),
             Err(error) => {
@@ -386,7 +422,7 @@ impl Client {
                 match outcome {
                     // It took longer than the lease.
                     Err(error) if error.code() == Some(Code::Fenced) => {
-                        return Ok((Attempt::Lost(lane.see(key).await?), true));
+                        return Ok((Attempt::Lost(lane.look(key).await?), true));
                     }
                     outcome => outcome?,
                 }
@@ -422,6 +458,9 @@ impl Client {
 
 /// The longest that an update waits for its turn, and that a turn takes.
 const TURN_MS: u64 = 2_000;
+
+/// By this others see that it is a turn, after which the next one comes, and no lock of somebody's own.
+const TURN_NOTE: &[u8] = b"the turn of an update";
 
 /// The lock of a turn that was not given back yet.
 struct Turn<'a> {

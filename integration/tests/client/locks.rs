@@ -80,6 +80,18 @@ async fn a_guard_that_lost_its_lock_says_so_and_cannot_write() {
 
 #[tokio::test]
 async fn a_guard_without_a_store_is_in_doubt_and_then_lost() {
+    let mut doubted = false;
+    // A machine that stands still for the rest of the lease leaves no time for doubt.
+    for _ in 0..5 {
+        doubted = is_in_doubt_before_it_is_lost().await;
+        if doubted {
+            break;
+        }
+    }
+    assert!(doubted);
+}
+
+async fn is_in_doubt_before_it_is_lost() -> bool {
     let mut server = Server::start();
     let proxy = Proxy::start(server.port()).await;
     let config = Config::new(&proxy.url()).unwrap();
@@ -90,8 +102,12 @@ async fn a_guard_without_a_store_is_in_doubt_and_then_lost() {
     let guard = client.lock_guard("k", lease, LockOptions::new()).await;
     let mut guard = guard.unwrap().expect("nobody holds it");
     server.kill();
-    assert_eq!(guard.changed().await, LockStatus::InDoubt);
-    assert_eq!(guard.changed().await, LockStatus::Lost);
+    let doubted = guard.changed().await == LockStatus::InDoubt;
+    if doubted {
+        assert_eq!(guard.changed().await, LockStatus::Lost);
+    }
+    assert_eq!(guard.status(), LockStatus::Lost);
+    doubted
 }
 
 #[tokio::test]

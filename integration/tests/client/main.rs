@@ -10,6 +10,7 @@ mod methods;
 mod proxy;
 mod tls;
 mod tool;
+mod updates;
 
 use harness::Server;
 use maos_client::{Client, Config};

@@ -1,16 +1,15 @@
 //! Every typed method, in both protocols.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use maos_client::{
     time_of, Client, Code, Error, HistoryOptions, LockMode, LockOptions, ManyOptions, ManyOutcome,
-    Next, Outcome, Past, Protocol, SetOptions, UpdateOptions, Version, Which,
+    Outcome, Past, Protocol, SetOptions, Version, Which,
 };
 use serde_json::json;
 
+use crate::config;
 use crate::harness::Server;
-use crate::{client, config};
 
 #[tokio::test]
 async fn every_method_works_in_resp2() {
@@ -331,85 +330,6 @@ fn called_commands(server: &Server) {
         let found = stats.keys().any(|key| key.eq_ignore_ascii_case(&name));
         assert!(found, "no method has called {}", spec.name);
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_updating_tasks_lose_nothing() {
-    let server = Server::start();
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..50 {
-        // Every task has a connection of its own, as agents on many machines have.
-        let client = client(&server).await;
-        tasks.spawn(async move {
-            let options = UpdateOptions::new().by(format!("task-{n}"));
-            let add = |list: Option<Vec<u32>>| {
-                let mut list = list.unwrap_or_default();
-                list.push(n);
-                list
-            };
-            client.update_with("app:list:1", options, add).await
-        });
-    }
-    let mut versions = BTreeSet::new();
-    while let Some(done) = tasks.join_next().await {
-        let done = done.unwrap().unwrap();
-        assert!(done.written.is_some() && done.attempts >= 1);
-        versions.insert(done.version);
-    }
-    let list = client(&server)
-        .await
-        .get_json::<Vec<u32>>("app:list:1")
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(versions.len(), 50);
-    assert_eq!(versions.last(), Some(&list.version));
-    assert_eq!(
-        list.value.into_iter().collect::<BTreeSet<_>>(),
-        (0..50).collect()
-    );
-}
-
-#[tokio::test]
-async fn an_update_may_leave_things_as_they_are_keeps_the_expiry_and_gives_up_in_the_end() {
-    let server = Server::start();
-    let client = client(&server).await;
-    let options = SetOptions::new().ttl(Duration::from_secs(100));
-    let first = client.set("app:u:1", "1", options).await.unwrap();
-    let kept = client
-        .update("app:u:1", |_: Option<u32>| Next::Keep)
-        .await
-        .unwrap();
-    assert_eq!((kept.written, kept.version), (None, first));
-    client
-        .update("app:u:1", |n: Option<u32>| n.unwrap() + 1)
-        .await
-        .unwrap();
-    let found = client.get("app:u:1").await.unwrap().unwrap();
-    assert!(found.expires_in.is_some() && found.value == b"2");
-
-    // Somebody else is always faster.
-    let mut rival = server.conn();
-    let mut attempts = 0;
-    let lost = client
-        .update_with(
-            "app:u:1",
-            UpdateOptions::new().attempts(3),
-            |n: Option<u32>| {
-                attempts += 1;
-                rival.run("MAOS.SET app:u:1 7").int();
-                n.unwrap() + 1
-            },
-        )
-        .await;
-    match lost {
-        Err(Error::Contended {
-            key, attempts: 3, ..
-        }) => assert_eq!(key, "app:u:1"),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(attempts, 3);
-    assert_eq!(client.get("app:u:1").await.unwrap().unwrap().value, b"7");
 }
 
 #[tokio::test]

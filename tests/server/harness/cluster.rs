@@ -27,12 +27,12 @@ pub struct ClusterSetup {
 }
 
 impl ClusterSetup {
-    /// Nodes with the module and a timeout of two seconds.
+    /// Nodes with the module and a timeout of five seconds: a machine that is busy is not a node that fails.
     pub fn new(masters: usize, replicas_each: usize) -> ClusterSetup {
         ClusterSetup {
             masters,
             replicas_each,
-            node_timeout_ms: 2000,
+            node_timeout_ms: 5000,
             node: Setup::new(),
         }
     }
@@ -87,6 +87,20 @@ impl Cluster {
         let mut masters = self.nodes[..self.masters].iter();
         let other = masters.find(|m| m.port() != than.port());
         other.expect("a cluster has several masters")
+    }
+
+    /// The replica that a master has now, whoever began as what.
+    #[track_caller]
+    pub fn replica_now(&self, master: &Server) -> &Server {
+        let mut conn = master.conn();
+        let id = node_id(&mut conn);
+        let nodes = conn.run("CLUSTER NODES");
+        let is_replica = |line: &&str| line.split(' ').nth(3) == Some(&id);
+        let line = nodes.text().lines().find(is_replica);
+        let name = line.and_then(|line| line.split(' ').next());
+        let name = name.unwrap_or_else(|| panic!("{} has no replica", master.port()));
+        let found = self.nodes.iter().find(|n| node_id(&mut n.conn()) == name);
+        found.expect("a node of this cluster")
     }
 
     /// The nodes that began as replicas of master `i`.

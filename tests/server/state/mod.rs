@@ -7,6 +7,7 @@ mod cluster;
 mod docs;
 mod failpoints;
 mod faults;
+mod fencing;
 mod fuzzed;
 mod hostile;
 pub mod limits;
@@ -24,6 +25,7 @@ mod restore;
 mod transcripts;
 mod versions;
 mod waiting;
+mod way;
 
 use crate::harness::*;
 

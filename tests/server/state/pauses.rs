@@ -9,6 +9,12 @@ use crate::harness::*;
 /// Longer than the nodes of these clusters may sleep, and longer than it takes to see them fail.
 const SLEEP: Duration = Duration::from_millis(4500);
 
+fn cluster(replicas_each: usize) -> Cluster {
+    let mut setup = ClusterSetup::new(3, replicas_each);
+    setup.node_timeout_ms = 2000;
+    setup.start()
+}
+
 /// What says more about the key than what it wrote, of a key `{p}k` whose lock is held.
 fn conditional(version: i64, token: i64) -> Vec<String> {
     vec![
@@ -126,7 +132,7 @@ fn nothing_is_asked_where_the_guard_is_off() {
 
 #[test]
 fn a_node_of_a_cluster_waits_until_a_majority_has_confirmed_it() {
-    let cluster = Cluster::start(3, 0);
+    let cluster = cluster(0);
     let node = cluster.node_for("{p}k");
     let (version, token) = fill(&mut node.conn());
     let lines = conditional(version, token);
@@ -223,7 +229,7 @@ fn becomes_certain(node: &Server, version: i64) {
 #[test]
 fn a_master_that_was_replaced_in_its_sleep_takes_nothing_that_promises() {
     for how in ["FORCE", "TAKEOVER"] {
-        let cluster = Cluster::start(3, 1);
+        let cluster = cluster(1);
         let old = cluster.node_for("{p}k");
         let i = (0..3).find(|i| cluster.master(*i).port() == old.port());
         let new = cluster

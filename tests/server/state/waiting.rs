@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::metric;
 use crate::harness::*;
+use crate::linear::Random;
 
 /// How late an answer may be. The machine may be busy; what hangs takes longer than this.
 const LATE: Duration = Duration::from_secs(60);
@@ -324,5 +325,96 @@ fn critical_sections_do_not_overlap() {
         }
     });
     assert_eq!(server.conn().run("MAOS.GET n").text(), "400");
+    nobody_waits(&server);
+}
+
+/// How many waits: `MAOS_TEST_WAITS`, or some.
+fn waits() -> u64 {
+    let asked = std::env::var("MAOS_TEST_WAITS").ok();
+    asked.map_or(2_000, |n| n.parse().expect("MAOS_TEST_WAITS is a number"))
+}
+
+/// Clients that come and go, and everything that ends a lock or a wait: each wait is answered.
+#[test]
+fn whatever_happens_no_wait_is_left_without_an_answer() {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    const OWNERS: u64 = 24;
+    let server = Server::start();
+    let (begun, late_ms) = (&AtomicU64::new(0), &AtomicU64::new(0));
+    let outcomes = &[const { AtomicU64::new(0) }; 4];
+    let goal = waits();
+    std::thread::scope(|scope| {
+        for n in 0..OWNERS {
+            let server = &server;
+            scope.spawn(move || {
+                let random = &mut Random(n * 31_337 + 5);
+                let mut conn = server.conn();
+                conn.set_timeout(LATE);
+                while begun.fetch_add(1, Relaxed) < goal {
+                    let (key, lease) = (random.below(3), 5 + random.below(60));
+                    let wait = 1 + random.below(100);
+                    let line = match random.below(4) {
+                        0 => format!("MAOS.MLOCK 2 k{key} k3 o{n} {lease} WAIT {wait}"),
+                        1 => format!("MAOS.LOCK k{key} o{n} {lease} SHARED WAIT {wait}"),
+                        _ => format!("MAOS.LOCK k{key} o{n} {lease} WAIT {wait}"),
+                    };
+                    let line = split_line(&line).expect("a line");
+                    let sent = Instant::now();
+                    conn.send(&line);
+                    if random.below(20) == 0 {
+                        // Nobody hears the answer.
+                        conn = server.conn();
+                        conn.set_timeout(LATE);
+                        outcomes[3].fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    let Ok(reply) = conn.try_recv() else {
+                        // Killed, for a wait that takes a minute ends the test.
+                        assert!(sent.elapsed() < LATE, "{line:?} got no answer");
+                        conn = server.conn();
+                        conn.set_timeout(LATE);
+                        outcomes[3].fetch_add(1, Relaxed);
+                        continue;
+                    };
+                    let over = sent.elapsed().saturating_sub(Duration::from_millis(wait));
+                    late_ms.fetch_max(over.as_millis() as u64, Relaxed);
+                    let outcome = match &reply {
+                        reply if reply.is_nil() => 0,
+                        reply if reply.is_err() => {
+                            let code = reply.code();
+                            assert!(["UNBLOCKED", "DEADLOCK"].contains(&code), "{reply}");
+                            1
+                        }
+                        _ => 2,
+                    };
+                    outcomes[outcome].fetch_add(1, Relaxed);
+                }
+            });
+        }
+        let random = &mut Random(77);
+        let conn = &mut server.conn();
+        while begun.load(Relaxed) < goal {
+            let list = conn.run("CLIENT LIST");
+            let blocked = list.text().lines().find(|l| l.contains(" flags=b "));
+            let id = blocked.and_then(|l| l.strip_prefix("id=")?.split(' ').next());
+            match (random.below(8), id) {
+                (0, Some(id)) => drop(conn.run(&format!("CLIENT UNBLOCK {id} ERROR"))),
+                (1, Some(id)) => drop(conn.run(&format!("CLIENT UNBLOCK {id}"))),
+                (2, Some(id)) => drop(conn.run(&format!("CLIENT KILL ID {id}"))),
+                (3, _) => drop(conn.run("FLUSHALL")),
+                (4, _) => drop(conn.run("SWAPDB 0 1")),
+                (5, _) => drop(conn.run("DEL k0 k1")),
+                (6, _) => drop(conn.run("PEXPIRE k2 1")),
+                _ => drop(conn.run("MAOS.SET k3 v")),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let [timeouts, errors, granted, unheard] = [0, 1, 2, 3].map(|n| outcomes[n].load(Relaxed));
+    println!(
+        "{granted} granted, {timeouts} in vain, {errors} ended by others, {unheard} that nobody heard; the latest {} ms late",
+        late_ms.load(Relaxed)
+    );
+    assert!(granted > 0 && timeouts > 0 && errors > 0 && unheard > 0);
     nobody_waits(&server);
 }
