@@ -6,7 +6,7 @@
 //!
 //! Derived state: waiters are connections, and end with them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::refusal::Quoted;
 use crate::{Code, Refusal};
@@ -20,9 +20,6 @@ pub const NODE_WAITERS_MAX: usize = 10_000;
 pub type Place = (i32, Box<[u8]>);
 
 type Owner = Box<[u8]>;
-
-/// Who was reached on the way through those who wait, from whom, and over which place.
-type Reached = HashMap<Owner, (Owner, Place)>;
 
 /// One that waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,7 +38,7 @@ pub struct Waiter {
 #[derive(Debug, Default)]
 pub struct Waits {
     last: u64,
-    waiters: BTreeMap<u64, Waiter>,
+    waiters: HashMap<u64, Waiter>,
     queues: HashMap<Place, VecDeque<u64>>,
     owners: HashMap<Owner, Vec<u64>>,
 }
@@ -139,18 +136,15 @@ impl Waits {
         Some(waiter)
     }
 
-    /// The cycle that this waiter closes. A search in breadth over owners, each looked at once, as is each
-    /// stretch of a queue: who waits at a place waits for all before it there, and for its holders.
+    /// The cycle that this waiter closes. A search in breadth over those who wait, each looked at once, as is
+    /// each stretch of a queue: who waits at a place waits for all before it there, and for its holders.
     fn cycle(&self, id: u64, holders: &mut dyn FnMut(&Place) -> Vec<Owner>) -> Option<Refusal> {
         let waiter = &self.waiters[&id];
         let start = &waiter.owner;
-        let mut from = Reached::new();
-        let mut next: VecDeque<Owner> = VecDeque::new();
-        let mut reach = |other: &Owner, owner: &Owner, place: &Place, from: &mut Reached| {
-            if !from.contains_key(other) {
-                from.insert(other.clone(), (owner.clone(), place.clone()));
-                next.push_back(other.clone());
-            }
+        let mut search = Search {
+            all: self,
+            reached: vec![],
+            seen: HashSet::from([id]),
         };
         // The waiter itself, which is the last everywhere. Itself before or below it is no cycle of others.
         let waits_once = self.owners[start].len() == 1;
@@ -160,46 +154,43 @@ impl Waits {
             // waiter too.
             let alone = waits_once && !holders.contains(start);
             for other in self.before(place, id) {
-                let only_here = other.places.len() == 1 && self.owners[&other.owner].len() == 1;
-                if other.owner != *start && !(alone && only_here) {
-                    reach(&other.owner, start, place, &mut from);
+                let only_here = || other.places.len() == 1 && self.owners[&other.owner].len() == 1;
+                if !(alone && only_here()) && other.owner != *start {
+                    search.reach(&other.owner, None, place);
                 }
             }
             for holder in holders.iter().filter(|holder| *holder != start) {
-                reach(holder, start, place, &mut from);
+                search.reach(holder, None, place);
             }
         }
         let mut looked_at: HashMap<&Place, usize> = HashMap::new();
-        let mut found = VecDeque::new();
-        loop {
-            next.append(&mut found);
-            let owner = next.pop_front()?;
-            let mut reach = |other: &Owner, place: &Place| {
-                if other != start && !from.contains_key(other) {
-                    from.insert(other.clone(), (owner.clone(), place.clone()));
-                    found.push_back(other.clone());
+        let mut next = 0;
+        while let Some(&Reached { id, .. }) = search.reached.get(next) {
+            for place in &self.waiters[&id].places {
+                let known = looked_at.get(place).copied();
+                let mut at = 0;
+                for other in self.before(place, id) {
+                    at += 1;
+                    if at > known.unwrap_or(0) {
+                        if other.owner == *start {
+                            return Some(search.told(start, next, place));
+                        }
+                        search.reach(&other.owner, Some(next), place);
+                    }
                 }
-                other == start
-            };
-            for id in self.owners.get(&owner).into_iter().flatten() {
-                for place in &self.waiters[id].places {
-                    let known = looked_at.get(place).copied();
-                    let mut at = 0;
-                    let mut closes = false;
-                    for other in self.before(place, *id) {
-                        at += 1;
-                        closes |= at > known.unwrap_or(0) && reach(&other.owner, place);
+                if known.is_none() {
+                    for holder in holders(place) {
+                        if holder == *start {
+                            return Some(search.told(start, next, place));
+                        }
+                        search.reach(&holder, Some(next), place);
                     }
-                    if known.is_none() {
-                        closes |= holders(place).iter().any(|holder| reach(holder, place));
-                    }
-                    if closes {
-                        return Some(told(start, owner, place, &from));
-                    }
-                    looked_at.insert(place, at.max(known.unwrap_or(0)));
                 }
+                looked_at.insert(place, at.max(known.unwrap_or(0)));
             }
+            next += 1;
         }
+        None
     }
 
     /// Who stands before a waiter at a place.
@@ -210,40 +201,62 @@ impl Waits {
     }
 }
 
-/// `a -> b -> a (keys 'x', 'y')`
-fn told(start: &[u8], last: Owner, last_place: &Place, from: &Reached) -> Refusal {
-    const SHOWN: usize = 8;
-    let mut owners = vec![Quoted(start).to_string()];
-    let mut keys = vec![Quoted(&last_place.1).to_string()];
-    let mut at = last;
-    while *at != *start {
-        owners.push(Quoted(&at).to_string());
-        let Some((before, place)) = from.get(&at) else {
-            break;
-        };
-        keys.push(Quoted(&place.1).to_string());
-        at = before.clone();
+/// The search for a cycle.
+struct Search<'w> {
+    all: &'w Waits,
+    reached: Vec<Reached<'w>>,
+    seen: HashSet<u64>,
+}
+
+/// A waiter that was reached: from which other (none: from the one that begins), and over which place.
+struct Reached<'w> {
+    id: u64,
+    from: Option<usize>,
+    place: &'w Place,
+}
+
+impl<'w> Search<'w> {
+    /// An owner is waited for: whatever it waits for itself is to be looked at.
+    fn reach(&mut self, owner: &Owner, from: Option<usize>, place: &'w Place) {
+        for id in self.all.owners.get(owner).into_iter().flatten() {
+            if self.seen.insert(*id) {
+                let id = *id;
+                self.reached.push(Reached { id, from, place });
+            }
+        }
     }
-    owners.push(Quoted(start).to_string());
-    owners.reverse();
-    keys.reverse();
-    let more = owners.len().saturating_sub(SHOWN);
-    if more > 0 {
-        owners.splice(SHOWN / 2..SHOWN / 2 + more, [format!("({more} more)")]);
-        keys.truncate(SHOWN);
+
+    /// `a -> b -> a (keys 'x', 'y')`; the last that was reached waits for the first at a place.
+    fn told(&self, start: &Owner, last: usize, place: &Place) -> Refusal {
+        const SHOWN: usize = 8;
+        let mut owners = vec![Quoted(start).to_string()];
+        let mut keys = vec![Quoted(&place.1).to_string()];
+        let mut at = Some(last);
+        while let Some(reached) = at.and_then(|at| self.reached.get(at)) {
+            let owner = &self.all.waiters[&reached.id].owner;
+            owners.push(Quoted(owner).to_string());
+            keys.push(Quoted(&reached.place.1).to_string());
+            at = reached.from;
+        }
+        owners.push(Quoted(start).to_string());
+        owners.reverse();
+        keys.reverse();
+        let more = owners.len().saturating_sub(SHOWN);
+        if more > 0 {
+            owners.splice(SHOWN / 2..SHOWN / 2 + more, [format!("({more} more)")]);
+            keys.truncate(SHOWN);
+        }
+        let text = format!(
+            "{} (keys {}): waiting would never end; give a lock back first",
+            owners.join(" -> "),
+            keys.join(", ")
+        );
+        Refusal::new(Code::Deadlock, text)
     }
-    let text = format!(
-        "{} (keys {}): waiting would never end; give a lock back first",
-        owners.join(" -> "),
-        keys.join(", ")
-    );
-    Refusal::new(Code::Deadlock, text)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -6,9 +6,10 @@
 use std::time::Duration;
 use std::{fs, thread};
 
-use crate::data::{accept, key, send_all, value, words, SIZES};
+use crate::data::{accept, key, load_script, send_all, value, words, SIZES};
 use crate::harness::{Conn, Reply, Setup, Stop};
 use crate::knobs::Knobs;
+use crate::locks::LUA_RELEASE;
 use crate::machine;
 use crate::table::{size_name, title, Target};
 
@@ -37,6 +38,8 @@ enum Counted {
     MaosSetFull,
     MaosGet,
     MaosCas,
+    Lock,
+    MaosLock,
 }
 
 impl Counted {
@@ -47,6 +50,8 @@ impl Counted {
             Counted::MaosSet | Counted::MaosSetFull => "MAOS.SET",
             Counted::MaosGet => "MAOS.GET",
             Counted::MaosCas => "MAOS.CAS",
+            Counted::Lock => "SET NX PX + script",
+            Counted::MaosLock => "MAOS.LOCK + MAOS.UNLOCK",
         }
     }
 
@@ -62,6 +67,7 @@ impl Counted {
     fn targets(self) -> [Target; 2] {
         match self {
             Counted::Set | Counted::Get | Counted::MaosSetFull => [Target::None; 2],
+            Counted::Lock | Counted::MaosLock => [Target::None; 2],
             Counted::MaosSet => [Target::AtMost(6200.0), Target::AtMost(6600.0)],
             Counted::MaosGet => [Target::AtMost(4200.0), Target::AtMost(4400.0)],
             Counted::MaosCas => [Target::AtMost(6900.0), Target::AtMost(7300.0)],
@@ -105,6 +111,12 @@ pub fn run(knobs: &Knobs) {
         "{:<36} {:>5} {:>13}  target",
         "command", "size", "instructions"
     );
+    let theirs = count(knobs, Counted::Lock, 0, "no");
+    line(Counted::Lock.label(), 0, theirs, "");
+    let ours = count(knobs, Counted::MaosLock, 0, "no");
+    let ratio = ours / theirs;
+    let judged = format!("{ratio:.2} x {}", Target::AtMost(1.0).judge(ratio));
+    line(Counted::MaosLock.label(), 0, ours, &judged);
     for (column, size) in SIZES.into_iter().enumerate() {
         for counted in ALL {
             let figure = count(knobs, counted, size, "no");
@@ -164,6 +176,9 @@ fn total(counted: Counted, size: usize, aof: &str, requests: usize) -> f64 {
 }
 
 fn send(conn: &mut Conn, counted: Counted, value: &str, requests: usize) {
+    if let Counted::Lock | Counted::MaosLock = counted {
+        return send_pairs(conn, counted, requests);
+    }
     let key = |i: usize| key("k", i % KEYS);
     let fill = |i: usize| words(&[counted.filler(), &key(i), value]);
     send_all(conn, (0..KEYS * counted.fills()).map(fill));
@@ -178,6 +193,7 @@ fn send(conn: &mut Conn, counted: Counted, value: &str, requests: usize) {
             Counted::Set | Counted::MaosSet | Counted::MaosSetFull => {
                 words(&[counted.command(), &key(i), value])
             }
+            Counted::Lock | Counted::MaosLock => unreachable!("sent in pairs"),
             Counted::MaosCas => {
                 words(&["MAOS.CAS", &key(i), &versions[i % KEYS].to_string(), value])
             }
@@ -193,6 +209,32 @@ fn send(conn: &mut Conn, counted: Counted, value: &str, requests: usize) {
                 versions[i % KEYS] = applied(&reply);
             }
         }
+    }
+}
+
+/// Locks that nobody else wants, taken and given back.
+fn send_pairs(conn: &mut Conn, counted: Counted, pairs: usize) {
+    let sha = load_script(conn, LUA_RELEASE);
+    for start in (0..pairs).step_by(DEPTH) {
+        let batch = start..(start + DEPTH).min(pairs);
+        let take = |i: usize| match counted {
+            Counted::MaosLock => words(&["MAOS.LOCK", &key("l", i), "a-client-s-name", "30000"]),
+            _ => words(&["SET", &key("l", i), "a-client-s-name", "NX", "PX", "30000"]),
+        };
+        let bytes: Vec<u8> = batch.clone().flat_map(|i| Conn::encode(&take(i))).collect();
+        conn.send_raw(&bytes);
+        let taken: Vec<Reply> = batch.clone().map(|_| accept(conn.recv())).collect();
+        let give = |(i, taken): (usize, &Reply)| match counted {
+            Counted::MaosLock => {
+                let token = taken.array()[0].int().to_string();
+                words(&["MAOS.UNLOCK", &key("l", i), &token])
+            }
+            _ => words(&["EVALSHA", &sha, "1", &key("l", i), "a-client-s-name"]),
+        };
+        let gives = batch.clone().zip(&taken).map(give);
+        let bytes: Vec<u8> = gives.flat_map(|words| Conn::encode(&words)).collect();
+        conn.send_raw(&bytes);
+        batch.for_each(|_| drop(accept(conn.recv())));
     }
 }
 

@@ -9,6 +9,7 @@ mod cas;
 mod data;
 mod instructions;
 mod knobs;
+mod locks;
 mod machine;
 mod memory;
 mod table;
@@ -21,9 +22,10 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
+    ("locks", locks::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];
