@@ -571,6 +571,7 @@ impl<'a> Request<'a> for Set<'a> {
         internal: false,
     };
 
+    #[inline(always)]
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
         let c = &mut Cursor::new(Self::SPEC, args);
         Ok(Set {
@@ -629,6 +630,7 @@ impl<'a> Request<'a> for Cas<'a> {
         internal: false,
     };
 
+    #[inline(always)]
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
         let c = &mut Cursor::new(Self::SPEC, args);
         Ok(Cas {
