@@ -122,14 +122,11 @@ async fn an_update_that_loses_takes_its_turn() {
         other.update("app:u:2", add).await
     });
     let mut conn = server.conn();
-    while conn
-        .run("MAOS.LOCKS app:u:2")
-        .field("waiters")
-        .array()
-        .is_empty()
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(|| {
+        let locks = conn.run("MAOS.LOCKS app:u:2");
+        !locks.field("waiters").array().is_empty()
+    })
+    .await;
     conn.run(&format!("MAOS.UNLOCK app:u:2 {held}")).int();
     assert_eq!(waits.await.unwrap().unwrap().attempts, 1);
     // One that ends in its turn, whatever the reason, gives it back.
@@ -144,9 +141,18 @@ async fn an_update_that_loses_takes_its_turn() {
         client.update("app:u:2", fail).await
     });
     assert!(ends.await.unwrap_err().is_panic());
-    while turns(&mut conn).is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(|| turns(&mut conn).is_none()).await;
+}
+
+/// Waits for something that happens, for a minute at most.
+async fn until(mut happened: impl FnMut() -> bool) {
+    let wait = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let minute = tokio::time::timeout(Duration::from_secs(60), wait);
+    minute.await.expect("it happens");
 }
 
 #[tokio::test]
