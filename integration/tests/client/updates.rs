@@ -140,8 +140,17 @@ async fn an_update_that_loses_takes_its_turn() {
         };
         client.update("app:u:2", fail).await
     });
+    let given_back = |conn: &mut Conn| {
+        let stats = conn.info("commandstats");
+        stats
+            .get("cmdstat_MAOS.UNLOCK")
+            .cloned()
+            .unwrap_or_default()
+    };
+    let before = given_back(&mut conn);
     assert!(ends.await.unwrap_err().is_panic());
-    until(|| turns(&mut conn).is_none()).await;
+    until(|| given_back(&mut conn) != before).await;
+    assert_eq!(turns(&mut conn), None);
 }
 
 /// Waits for something that happens, for a minute at most.
