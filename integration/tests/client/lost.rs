@@ -10,7 +10,7 @@ use maos_client::{
     Version,
 };
 
-use crate::harness::{Server, Stop};
+use crate::harness::{Conn, Server, Stop};
 use crate::proxy::Proxy;
 use crate::{client, config};
 
@@ -219,4 +219,31 @@ async fn a_client_outlives_its_server_being_killed_and_started_again() {
     );
     let now = client.get("app:k:1").await.unwrap().unwrap();
     assert_eq!(Some(&now.version), versions.last());
+}
+
+/// A store that may have been replaced in its sleep refuses until it knows better: the client asks again.
+#[tokio::test]
+async fn a_store_in_doubt_is_asked_again() {
+    let server = Server::with(&[("maos.pause-guard-ms", "300")]);
+    let mut conn = server.conn();
+    if conn.run("COMMAND INFO MAOS.FAIL").array()[0].is_nil() {
+        println!("skipped: this build has no failpoints");
+        return;
+    }
+    let client = Client::connect(config(&server)).await.unwrap();
+    let busy = |conn: &mut Conn| conn.info("maos").contains_key("maos_refusals_busy");
+    // A machine that is busy may ask when all is over.
+    for n in 1..50 {
+        // A clock that is put on looks like a sleep.
+        conn.run(&format!("MAOS.FAIL clock {}", n * 60_000)).int();
+        let key = format!("k{n}");
+        let done = client
+            .cas(&key, Version::NONE, "v", SetOptions::new())
+            .await;
+        assert!(done.unwrap().applied().is_some());
+        if busy(&mut conn) {
+            return;
+        }
+    }
+    panic!("it was never refused");
 }

@@ -140,17 +140,18 @@ async fn an_update_that_loses_takes_its_turn() {
         };
         client.update("app:u:2", fail).await
     });
-    let given_back = |conn: &mut Conn| {
-        let stats = conn.info("commandstats");
-        stats
-            .get("cmdstat_MAOS.UNLOCK")
-            .cloned()
-            .unwrap_or_default()
-    };
-    let before = given_back(&mut conn);
+    let before = calls(&mut conn, "cmdstat_maos.unlock");
     assert!(ends.await.unwrap_err().is_panic());
-    until(|| given_back(&mut conn) != before).await;
+    until(|| calls(&mut conn, "cmdstat_maos.unlock") != before).await;
     assert_eq!(turns(&mut conn), None);
+}
+
+/// What the server counted of a command.
+fn calls(conn: &mut Conn, name: &str) -> Option<String> {
+    let stats = conn.info("commandstats");
+    let mut stats = stats.into_iter();
+    let calls = stats.find(|(n, _)| n.eq_ignore_ascii_case(name));
+    calls.map(|(_, calls)| calls)
 }
 
 /// Waits for something that happens, for a minute at most.
@@ -176,6 +177,8 @@ async fn an_update_without_turns_or_without_the_right_to_take_them_still_updates
     let rich = client(&server).await;
     let held = admin.run("MAOS.LOCK app:u:3 a 600000 SHARED").array()[0].int();
     let token = Version(held.unsigned_abs());
+    let locks = calls(&mut admin, "cmdstat_maos.lock").expect("it was called");
+    let locks = locks.split(',').next().expect("calls=").to_owned();
     for (client, options) in [
         (&poor, UpdateOptions::new()),
         (&rich, UpdateOptions::new().without_turns()),
@@ -203,6 +206,9 @@ async fn an_update_without_turns_or_without_the_right_to_take_them_still_updates
         });
         let done = done.await.unwrap();
         assert_eq!((done.written, done.attempts), (Some(8), 6));
+        // Nobody but the administrator was let in.
+        let now = calls(&mut server.conn(), "cmdstat_maos.lock").expect("it was called");
+        assert!(now.starts_with(&format!("{locks},")), "{now}");
     }
 }
 
