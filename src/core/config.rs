@@ -187,8 +187,9 @@ pub const REQID_WINDOW: usize = 16;
 pub const REPLY_MAX: usize = 64 << 20;
 /// The longest ACL user name that is kept with a version.
 pub const AUTHOR_MAX: usize = 64 << 10;
-/// The most numbers, strings, arrays and objects that two documents may have to be compared.
-pub const DIFF_ELEMENTS_MAX: usize = 500_000;
+/// The most numbers, strings, arrays and objects that a document may have to be taken apart, or two to be
+/// compared.
+pub const JSON_ELEMENTS_MAX: usize = 500_000;
 /// The longest difference of two documents, in bytes.
 pub const DIFF_MAX: usize = 4 << 20;
 /// The most bytes of compressed values that a payload from a client may unpack to.

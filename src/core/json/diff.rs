@@ -1,82 +1,15 @@
-//! Bounded checks of JSON, and the difference of two documents.
+//! The difference of two documents.
 
 use serde_json::Value;
 
-use crate::config::{DIFF_ELEMENTS_MAX, DIFF_MAX, JSON_DEPTH_MAX};
+use super::{check_depth, not_json, parse, shape};
+use crate::config::{DIFF_MAX, JSON_ELEMENTS_MAX};
 use crate::{Code, Refusal};
-
-/// How deep a text is nested, and how many elements it has, counted without recursion and without
-/// memory. Right for JSON; for anything else some numbers.
-fn shape(text: &[u8]) -> (usize, usize) {
-    let (mut depth, mut deepest, mut elements) = (0usize, 0, 1);
-    let mut bytes = text.iter();
-    while let Some(b) = bytes.next() {
-        match b {
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-                elements += 1;
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b',' => elements += 1,
-            b'"' => {
-                while let Some(b) = bytes.next() {
-                    match b {
-                        b'\\' => {
-                            bytes.next();
-                        }
-                        b'"' => break,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    (deepest, elements)
-}
-
-fn check_depth(what: &str, depth: usize) -> Result<(), Refusal> {
-    if depth <= JSON_DEPTH_MAX {
-        return Ok(());
-    }
-    let text = format!("{what} is nested {depth} deep, at most {JSON_DEPTH_MAX} is taken");
-    Err(Refusal::new(Code::Limit, text))
-}
-
-fn not_json(what: &str, e: &serde_json::Error) -> Refusal {
-    let text = format!(
-        "{what} is not JSON at line {} column {}",
-        e.line(),
-        e.column()
-    );
-    Refusal::new(Code::NotJson, text)
-}
-
-fn parse(what: &str, text: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(text).map_err(|e| not_json(what, &e))
-}
-
-/// Checks that metadata is a JSON object.
-///
-/// # Errors
-/// `LIMIT` beyond [`JSON_DEPTH_MAX`], `NOTJSON` if it is none.
-pub fn check_meta(text: &[u8]) -> Result<(), Refusal> {
-    const WHAT: &str = "the metadata of META";
-    check_depth(WHAT, shape(text).0)?;
-    if parse(WHAT, text)?.is_object() {
-        return Ok(());
-    }
-    Err(Refusal::fixed(
-        Code::NotJson,
-        "the metadata of META must be a JSON object, like {\"why\":\"retry\"}",
-    ))
-}
 
 /// A JSON Patch (RFC 6902) that makes `to` out of `from`. Arrays are compared place by place.
 ///
 /// # Errors
-/// `NOTJSON` if one of them is no JSON; `LIMIT` beyond [`JSON_DEPTH_MAX`], [`DIFF_ELEMENTS_MAX`] or
+/// `NOTJSON` if one of them is no JSON; `LIMIT` beyond [`JSON_DEPTH_MAX`], [`JSON_ELEMENTS_MAX`] or
 /// [`DIFF_MAX`].
 pub fn diff(from: &[u8], to: &[u8]) -> Result<Vec<u8>, Refusal> {
     const FROM: &str = "the value of the first version";
@@ -85,8 +18,8 @@ pub fn diff(from: &[u8], to: &[u8]) -> Result<Vec<u8>, Refusal> {
     check_depth(FROM, shapes[0].0)?;
     check_depth(TO, shapes[1].0)?;
     let elements = shapes[0].1 + shapes[1].1;
-    if elements > DIFF_ELEMENTS_MAX {
-        let text = format!("the two values have {elements} elements together, at most {DIFF_ELEMENTS_MAX} are compared");
+    if elements > JSON_ELEMENTS_MAX {
+        let text = format!("the two values have {elements} elements together, at most {JSON_ELEMENTS_MAX} are compared");
         return Err(Refusal::new(Code::Limit, text));
     }
     let (from, to) = (parse(FROM, from)?, parse(TO, to)?);
@@ -181,35 +114,9 @@ impl Patch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn depth_is_counted_outside_strings() {
-        assert_eq!(shape(b"1").0, 0);
-        assert_eq!(shape(br#"{"a":[1,{"b":"[[[\"[["}]}"#).0, 3);
-        assert_eq!(shape(&[b'['; 10_000]).0, 10_000);
-    }
-
-    #[test]
-    fn metadata_is_a_bounded_object() {
-        assert!(check_meta(br#" {"why":"retry"} "#).is_ok());
-        let deep = [vec![b'['; 10_000], vec![b']'; 10_000]].concat();
-        assert_eq!(check_meta(&deep).unwrap_err().code, Code::Limit);
-        for bad in [
-            &b""[..],
-            b"[]",
-            b"1",
-            b"{",
-            b"{}x",
-            b"\xff",
-            b"{\"a\":1,}",
-            b"{\"a\":\"\xff\"}",
-            b"{\"a\":\"\\ud800\"}",
-        ] {
-            assert_eq!(check_meta(bad).unwrap_err().code, Code::NotJson, "{bad:?}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn numbers_are_compared_as_written() {
@@ -224,7 +131,7 @@ mod tests {
     fn a_difference_is_bounded_before_and_while_it_is_made() {
         let many = |n: usize| format!("[{}0]", "1,".repeat(n)).into_bytes();
         let code = |from: &[u8], to: &[u8]| diff(from, to).unwrap_err().code;
-        assert_eq!(code(&many(DIFF_ELEMENTS_MAX), b"[]"), Code::Limit);
+        assert_eq!(code(&many(JSON_ELEMENTS_MAX), b"[]"), Code::Limit);
         // A long name before each of many differences.
         let long = |b: &str| {
             let (name, items) = ("k".repeat(100_000), vec![b; 100].join(","));
