@@ -53,7 +53,8 @@ commands! {
     read Get => GetReply, read MGet => MGetReply, read History => HistoryReply,
     read Diff => DiffReply;
     write Set => WriteReply, write Cas => WriteReply, write Del => WriteReply,
-    write Rollback => WriteReply, write MSet => WriteReply, write MCas => MCasReply
+    write Rollback => WriteReply, write Patch => WriteReply, write IncrBy => IncrReply,
+    write MSet => WriteReply, write MCas => MCasReply
 }
 
 // Repeated, a lock would be taken twice, and a release that was carried out would be told as a loss.

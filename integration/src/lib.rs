@@ -79,6 +79,7 @@ mod key;
 mod link;
 mod lock;
 mod options;
+mod patch;
 mod turns;
 mod update;
 mod value;
@@ -91,10 +92,12 @@ pub use key::{BadKey, StateKey};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
 pub use maos_core::{Code, Refusal};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
+pub use patch::{IncrementOptions, Incremented};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::state::*;
+    pub use maos_core::wire::update::*;
 }
 pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};

@@ -194,6 +194,9 @@ impl Generator {
             (ArgKind::Value, _) => return self.any_value(world),
             (ArgKind::Name(max), _) => return self.name(max, world),
             (ArgKind::Json, _) => return self.metadata(),
+            (ArgKind::Patch, _) => return self.patch(),
+            (ArgKind::Number, _) => return self.decimal(),
+            (ArgKind::Pointer, _) => return self.pointer(),
             (ArgKind::Version, _) => return self.version(world),
             (ArgKind::Token, _) => return self.token(world),
             (ArgKind::Owner, _) => return self.owner(world),
@@ -328,6 +331,55 @@ impl Generator {
             }
             _ => format!(r#"{{"why":"{}"}}"#, self.rng.below(1000)).into_bytes(),
         }
+    }
+
+    /// A merge patch or operations over the members that values have, and now and then something else.
+    fn patch(&mut self) -> Vec<u8> {
+        let n = self.rng.below(50);
+        let name = ["a", "n", "list", "deep", "new", "m~n"][self.rng.below(6)];
+        let operations = |rng: &mut Rng, pointer: Vec<u8>| {
+            let path = String::from_utf8_lossy(&pointer).into_owned();
+            let op = ["add", "remove", "replace", "test", "copy", "move"][rng.below(6)];
+            format!(r#"{{"op":"{op}","path":"{path}","from":"/n","value":{n}}}"#)
+        };
+        match self.rng.below(20) {
+            0 => b"7".to_vec(),
+            1 => b"{\"a\":".to_vec(),
+            2 => [&br#"{"a":"#[..], &[b'['; 70], &[b']'; 70], b"}"].concat(),
+            3 => format!(r#"{{"{name}":{{"a":{{"x":null,"y":[{n}]}}}}}}"#).into_bytes(),
+            4..=7 => format!(r#"{{"{name}":null,"n":{n}.50}}"#).into_bytes(),
+            8..=11 => format!(r#"{{"{name}":{{"x":{n}}},"a":"{n}"}}"#).into_bytes(),
+            _ => {
+                let list: Vec<String> = (0..self.rng.below(4))
+                    .map(|_| {
+                        let pointer = self.pointer();
+                        operations(&mut self.rng, pointer)
+                    })
+                    .collect();
+                format!("[{}]", list.join(",")).into_bytes()
+            }
+        }
+    }
+
+    fn decimal(&mut self) -> Vec<u8> {
+        let n = self.rng.below(100);
+        match self.rng.below(12) {
+            0 => b"9223372036854775807".to_vec(),
+            1 => b"-9223372036854775808".to_vec(),
+            2 => b"1e3".to_vec(),
+            3 => b"-0".to_vec(),
+            4..=6 => format!("{n}.{n}0").into_bytes(),
+            7..=8 => format!("-{n}").into_bytes(),
+            _ => n.to_string().into_bytes(),
+        }
+    }
+
+    fn pointer(&mut self) -> Vec<u8> {
+        let known: [&[u8]; 10] = [
+            b"", b"/n", b"/a", b"/list", b"/list/0", b"/list/-", b"/new/x", b"/deep/0", b"/a~1b",
+            b"a",
+        ];
+        self.rng.pick(&known).to_vec()
     }
 
     /// A version of the key named last: mostly the one that it has, in any form of writing it.

@@ -57,6 +57,8 @@ pub mod state;
 #[cfg(feature = "engine")]
 pub mod transcript;
 #[cfg(feature = "engine")]
+pub mod update;
+#[cfg(feature = "engine")]
 mod version;
 #[cfg(feature = "engine")]
 pub mod waits;

@@ -107,11 +107,11 @@ pub trait ReadCommand<'a>: Request<'a> {
 
 /// The live version of a key's record.
 #[inline]
-fn live(record: Option<&Record>) -> Option<Version<'_>> {
+pub(crate) fn live(record: Option<&Record>) -> Option<Version<'_>> {
     record.and_then(Record::live)
 }
 
-fn lost<'r>(record: Option<&'r Record>) -> Lost<'r> {
+pub(crate) fn lost<'r>(record: Option<&'r Record>) -> Lost<'r> {
     match live(record) {
         None => Lost {
             version: Stamp::NONE,
@@ -130,7 +130,7 @@ fn lost<'r>(record: Option<&'r Record>) -> Lost<'r> {
 
 /// The version that a conditional write compares with.
 #[inline]
-fn version_of(record: Option<&Record>) -> Stamp {
+pub(crate) fn version_of(record: Option<&Record>) -> Stamp {
     live(record).map_or(Stamp::NONE, Version::stamp)
 }
 
@@ -212,7 +212,7 @@ fn after_tombstone(keep: Expiry, record: Option<&Record>) -> Expiry {
 
 /// The change that writes `value` over the record of one key.
 #[inline(always)]
-fn write_one<'a>(
+pub(crate) fn write_one<'a>(
     kind: Kind,
     key: &'a [u8],
     value: Cow<'a, [u8]>,
@@ -246,11 +246,11 @@ fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
     record.map_or(0, |r| r.surplus(env.limits, env.now_us, true))
 }
 
-fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
+pub(crate) fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
     record?.written_by_request(options.reqid?)
 }
 
-fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
+pub(crate) fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
     match if_version {
         Some(_) => WriteReply::Applied(stamp),
         None => WriteReply::Version(stamp),

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use maos_client::{
-    time_of, Client, Code, Error, HistoryOptions, LockMode, LockOptions, ManyOptions, ManyOutcome,
-    Outcome, Past, Protocol, SetOptions, Version, Which,
+    time_of, Client, Code, Error, HistoryOptions, IncrementOptions, LockMode, LockOptions,
+    ManyOptions, ManyOutcome, Outcome, Past, Protocol, SetOptions, Version, Which,
 };
 use serde_json::json;
 
@@ -31,7 +31,56 @@ async fn every_method(protocol: Protocol) {
     past(&client).await;
     several(&client).await;
     locks(&client).await;
+    changed_where_they_are(&client).await;
     called_commands(&server);
+}
+
+async fn changed_where_they_are(client: &Client) {
+    let key = "app:doc:9";
+    let first = client.patch(key, json!({"a": {"b": 1}, "c": null}), SetOptions::new());
+    let first = first.await.unwrap();
+    assert_eq!(
+        client.get(key).await.unwrap().unwrap().text(),
+        Some(r#"{"a":{"b":1}}"#)
+    );
+    let lost = client.patch(
+        key,
+        json!({"a": 2}),
+        SetOptions::new().if_version(Version(7)),
+    );
+    assert_eq!(lost.await.unwrap().applied(), None);
+    let operations = json!([
+        {"op": "test", "path": "/a/b", "value": 1},
+        {"op": "add", "path": "/list", "value": [1.50]},
+    ]);
+    let done = client.json_patch(key, &operations, SetOptions::new().by("worker"));
+    let second = done.await.unwrap().applied().expect("the test holds");
+    assert!(second > first);
+    let operations = json!([{"op": "test", "path": "/a/b", "value": 2}]);
+    match client
+        .json_patch(key, &operations, SetOptions::new())
+        .await
+        .unwrap()
+    {
+        Outcome::Lost(now) => assert_eq!(now.version, second),
+        other => panic!("{other:?}"),
+    }
+    let absent = json!([{"op": "remove", "path": "/x"}]);
+    let absent = client.json_patch(key, &absent, SetOptions::new()).await;
+    assert_eq!(absent.unwrap_err().code(), Some(Code::NotFound));
+    let at = IncrementOptions::new().path("/a/b").min(0).max(10);
+    let sum = client.increment(key, 4, at.clone()).await.unwrap();
+    assert_eq!(sum.integer(), Some(5));
+    let over = client.increment(key, 6, at.clone()).await.unwrap_err();
+    assert_eq!(over.code(), Some(Code::Limit));
+    let sum = client.increment(key, "0.10", at).await.unwrap();
+    assert_eq!((&*sum.number, sum.integer()), ("5.1", None));
+    let text = client.get(key).await.unwrap().unwrap();
+    assert_eq!(text.text(), Some(r#"{"a":{"b":5.1},"list":[1.5]}"#));
+    let count = client
+        .increment("app:count:9", 1, IncrementOptions::new())
+        .await;
+    assert_eq!(count.unwrap().integer(), Some(1));
 }
 
 async fn locks(client: &Client) {

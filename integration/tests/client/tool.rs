@@ -98,6 +98,22 @@ fn every_subcommand_answers_people_and_programs() {
         .1
         .contains(&second));
 
+    let doc = "app:t:3";
+    json(url, 0, &["patch", doc, r#"{"a":1.50,"b":{"c":null}}"#]);
+    assert_eq!(
+        expect(url, 0, &["get", doc, "--raw"]).0,
+        r#"{"a":1.50,"b":{}}"#
+    );
+    let test = r#"[{"op":"test","path":"/a","value":2},{"op":"remove","path":"/b"}]"#;
+    let lost = json(url, 3, &["patch", doc, test, "--json-patch"]);
+    assert_eq!(lost["applied"], false);
+    expect(url, 3, &["patch", doc, r#"{"a":2}"#, "--if-absent"]);
+    expect(url, 2, &["patch", doc, "{"]);
+    let spent = ["incr", doc, "-1", "--path", "/a", "--min", "0"];
+    assert_eq!(expect(url, 0, &spent).0, "0.5\n");
+    expect(url, 4, &spent);
+    assert_eq!(json(url, 0, &["incr", "app:t:4"])["number"], 1);
+
     let out = run(url, &["set", "app:t:2", "-", "--ttl", "7d"], b"from\0stdin");
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert_eq!(

@@ -63,6 +63,12 @@ fn not_json(what: &str, e: &serde_json::Error) -> Refusal {
     Refusal::new(Code::NotJson, text)
 }
 
+/// Whether a text is a number as JSON writes it.
+pub fn is_number(text: &str) -> bool {
+    let number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    number && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 fn parse(what: &str, text: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(text).map_err(|e| not_json(what, &e))
 }

@@ -7,6 +7,7 @@ use maos_core::wire::lock::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
+use maos_core::wire::update::*;
 use maos_core::wire::{Arg, Decoded, Reply, Request, Value};
 use maos_core::{Code, Refusal, Stamp};
 use proptest::prelude::*;
@@ -96,6 +97,9 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Word => {}
         ArgKind::OneOf(of) => words(&of[0], out),
         ArgKind::Block(of) => of.iter().for_each(|a| words(a, out)),
+        ArgKind::Patch => out.push(b"[]".to_vec()),
+        ArgKind::Number => out.push(b"1.5".to_vec()),
+        ArgKind::Pointer => out.push(b"/a".to_vec()),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
         ArgKind::Key => out.push(b"key".to_vec()),
         ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner => out.push(b"text".to_vec()),

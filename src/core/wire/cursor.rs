@@ -209,6 +209,16 @@ impl<'c, 'a> Cursor<'c, 'a> {
         bounded(what, arg, max)
     }
 
+    /// The next argument as text.
+    ///
+    /// # Errors
+    /// `ERR` if it is not UTF-8.
+    pub fn text(&mut self, what: &str) -> Result<&'a str, Refusal> {
+        let arg = self.bytes()?;
+        let bad = |_| self.bad(format!("{what} must be text, not {}", Quoted(arg)));
+        std::str::from_utf8(arg).map_err(bad)
+    }
+
     /// The error for arguments that break this command's syntax.
     pub fn bad(&self, what: String) -> Refusal {
         Refusal::new(Code::Err, format!("{}: {what}", self.spec.name))

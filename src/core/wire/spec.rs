@@ -26,6 +26,7 @@ toks! {
     Ex "EX" Px "PX" ExAt "EXAT" PxAt "PXAT" KeepTtl "KEEPTTL" Partition "PARTITION"
     Version "VERSION" At "AT" WithVersion "WITHVERSION" Full "FULL"
     From "FROM" To "TO" Count "COUNT" Desc "DESC" Values "VALUES"
+    JsonPatch "JSONPATCH" Path "PATH" Min "MIN" Max "MAX"
     Shared "SHARED" Wait "WAIT" Note "NOTE" Advisory "ADVISORY"
 }
 
@@ -55,6 +56,12 @@ pub enum ArgKind {
     Name(usize),
     /// A JSON object.
     Json,
+    /// A merge patch, or a JSON patch.
+    Patch,
+    /// A number as JSON writes it.
+    Number,
+    /// A JSON pointer.
+    Pointer,
     /// How many keys follow.
     NumKeys,
     /// An integer from .0 to .1.

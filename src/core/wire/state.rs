@@ -64,7 +64,7 @@ impl<'a> WriteOptions<'a> {
         Ok(o)
     }
 
-    fn take(&mut self, tok: Tok, cursor: &mut Cursor<'_, 'a>) -> Result<(), Refusal> {
+    pub(super) fn take(&mut self, tok: Tok, cursor: &mut Cursor<'_, 'a>) -> Result<(), Refusal> {
         match tok {
             Tok::By => self.by = Some(cursor.agent()?),
             Tok::Meta => self.meta = Some(cursor.meta()?),
@@ -100,7 +100,7 @@ impl<'a> WriteOptions<'a> {
         Ok(())
     }
 
-    fn encode(&self, out: &mut Vec<Vec<u8>>) {
+    pub(super) fn encode(&self, out: &mut Vec<Vec<u8>>) {
         push_bytes(out, Tok::By, self.by);
         push_bytes(out, Tok::Meta, self.meta);
         push_bytes(out, Tok::ReqId, self.reqid);

@@ -33,6 +33,8 @@ Examples:
   maosctl set shop:task:1 '{\"status\":\"open\"}' --by planner --ttl 7d
   maosctl get shop:task:1 --full
   maosctl cas shop:task:1 1763843159123456 '{\"status\":\"done\"}' --by builder
+  maosctl patch shop:task:1 '{\"status\":\"open\",\"draft\":null}'
+  maosctl incr shop:budget -500 --path /tokens --min 0
   maosctl history shop:task:1 --desc --values
   maosctl get shop:task:1 --at '5m ago'
   maosctl diff shop:task:1 -1 1763843160000001
@@ -109,6 +111,39 @@ pub enum Command {
         version: u64,
         /// The value; - reads it from standard input
         value: String,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Change parts of a JSON value
+    Patch {
+        /// The key
+        key: String,
+        /// A merge patch (RFC 7396), like {"status":"done","draft":null}; - reads it from standard input
+        patch: String,
+        /// It is a list of operations (RFC 6902); a test that fails is a lost race
+        #[arg(long)]
+        json_patch: bool,
+        #[command(flatten)]
+        write: WriteArgs,
+        #[command(flatten)]
+        condition: ConditionArgs,
+    },
+    /// Add to a number
+    Incr {
+        /// The key
+        key: String,
+        /// What is added, an integer or a decimal
+        #[arg(default_value = "1", allow_hyphen_values = true)]
+        delta: String,
+        /// The number at this place of a JSON value, like /budget/tokens
+        #[arg(long, value_name = "POINTER")]
+        path: Option<String>,
+        /// Refuse a sum below this
+        #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+        min: Option<String>,
+        /// Refuse a sum above this
+        #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+        max: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
     },

@@ -13,8 +13,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use maos_client::{
-    Client, Code, Config, Error, HistoryOptions, LockOptions, Outcome, SetOptions, Version,
+    Client, Code, Config, Error, HistoryOptions, IncrementOptions, LockOptions, Outcome,
+    SetOptions, Version,
 };
+use serde_json::value::RawValue;
 use serde_json::{json, Map, Value};
 
 use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
@@ -211,6 +213,42 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
             let outcome = client.cas(&key, Version(version), value, options).await?;
             return ended(show, &key, &outcome);
         }
+        Command::Patch {
+            key,
+            patch,
+            json_patch,
+            write,
+            condition,
+        } => {
+            let (patch, options) = (raw_json(value_of(patch)?)?, options(&write)?);
+            return match (condition.version(), json_patch) {
+                (None, false) => applied(show, &key, client.patch(&key, patch, options).await?),
+                (Some(v), false) => {
+                    let options = options.if_version(v);
+                    ended(show, &key, &client.patch(&key, patch, options).await?)
+                }
+                (None, true) => ended(show, &key, &client.json_patch(&key, patch, options).await?),
+                (Some(v), true) => {
+                    let options = options.if_version(v);
+                    ended(show, &key, &client.json_patch(&key, patch, options).await?)
+                }
+            };
+        }
+        Command::Incr {
+            key,
+            delta,
+            path,
+            min,
+            max,
+            write,
+        } => {
+            let mut options = IncrementOptions::new().write(options(&write)?);
+            options = path.map_or(options.clone(), |path| options.path(path));
+            options = min.map_or(options.clone(), |min| options.min(min));
+            options = max.map_or(options.clone(), |max| options.max(max));
+            let sum = client.increment(&key, delta, options).await?;
+            show.incremented(&key, &sum)?;
+        }
         Command::Del {
             key,
             write,
@@ -369,6 +407,12 @@ fn value_of(value: String) -> Result<Vec<u8>, Failure> {
         Ok(_) => Ok(bytes),
         Err(e) => Err(Failure::Input(format!("cannot read standard input: {e}"))),
     }
+}
+
+/// As it was typed: no number loses a digit.
+fn raw_json(text: Vec<u8>) -> Result<Box<RawValue>, Failure> {
+    let text = String::from_utf8(text).map_err(|e| Failure::Input(format!("not UTF-8: {e}")))?;
+    RawValue::from_string(text).map_err(|e| Failure::Input(format!("not JSON: {e}")))
 }
 
 fn options(write: &WriteArgs) -> Result<SetOptions, Failure> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use maos_client::{Current, Outcome, Revision, StateValue, Version};
+use maos_client::{Current, Incremented, Outcome, Revision, StateValue, Version};
 use serde_json::{json, Map, Value};
 
 use crate::line::{json_of, text_or_base64};
@@ -108,6 +108,21 @@ impl Show {
             return self.object(fields);
         }
         writeln!(io::stdout().lock(), "{version}  ({})", self.time(version))
+    }
+
+    /// A number that was added to.
+    pub fn incremented(self, key: &str, sum: &Incremented) -> io::Result<()> {
+        if self.json {
+            // The number as it is written: a program reads all its digits.
+            let fields = [
+                ("key", quoted(key)),
+                ("applied", "true".into()),
+                ("version", sum.version.to_string()),
+                ("number", sum.number.clone()),
+            ];
+            return print_fields(&mut io::stdout().lock(), &fields);
+        }
+        writeln!(io::stdout().lock(), "{}", sum.number)
     }
 
     /// A write that came too late.
