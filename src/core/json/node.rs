@@ -126,16 +126,18 @@ impl<'a> Node<'a> {
         Some(decoded(text))
     }
 
-    /// Opens an array or an object.
-    fn open(&mut self) {
-        if let Cow::Owned(opened) = self.opened() {
-            *self = opened;
+    /// Opens it if it is of this kind.
+    fn open(&mut self, kind: Kind) {
+        if self.kind() == kind {
+            if let Cow::Owned(opened) = self.opened() {
+                *self = opened;
+            }
         }
     }
 
     /// The members of an object.
     pub fn members(&mut self) -> Option<&mut Vec<(Name<'a>, Node<'a>)>> {
-        self.open();
+        self.open(Kind::Object);
         match self {
             Node::Object(members) => Some(members),
             _ => None,
@@ -144,7 +146,7 @@ impl<'a> Node<'a> {
 
     /// The elements of an array.
     pub fn elements(&mut self) -> Option<&mut Vec<Node<'a>>> {
-        self.open();
+        self.open(Kind::Array);
         match self {
             Node::Array(elements) => Some(elements),
             _ => None,

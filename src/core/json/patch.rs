@@ -468,6 +468,7 @@ mod tests {
         let out = merged(doc, r#"{"new":-0.0,"o":{"y":1E5}}"#);
         let expected = r#"{"n":12345678901234567890.10,"s":"\u0041\ud800","o":{"x":1e400,"y":1E5},"a":[ 1, 2 ],"new":-0.0}"#;
         assert_eq!(out, expected);
+        assert_eq!(merged("{}", r#"{"a":[ 1, { } ]}"#), r#"{"a":[ 1, { } ]}"#);
         // However a name is written, it is that name; of twins the last counts.
         assert_eq!(merged(r#"{"\u0061":1}"#, r#"{"a":2}"#), r#"{"\u0061":2}"#);
         assert_eq!(

@@ -217,11 +217,12 @@ impl Seen {
 
     /// How often two believed at once that they held the lock. A deletion of the key ends the lock, whatever
     /// its holder believes.
-    fn overlaps(&self, deletions: &[u64]) -> usize {
+    fn overlaps(&self, deletions: &[[u64; 2]]) -> usize {
         let mut grants = self.grants.clone();
         for grant in &mut grants {
-            let ends = deletions.iter().filter(|at| **at >= grant.granted);
-            grant.until = ends.fold(grant.until, |until, at| until.min(*at));
+            // When within its span a deletion happened is not known.
+            let ends = deletions.iter().filter(|[_, to]| *to >= grant.granted);
+            grant.until = ends.fold(grant.until, |until, [from, _]| until.min(*from));
         }
         grants.sort_by_key(|g| g.granted);
         let mut until = 0;
@@ -233,7 +234,7 @@ impl Seen {
         overlaps
     }
 
-    fn tell(&self, deletions: &[u64]) {
+    fn tell(&self, deletions: &[[u64; 2]]) {
         println!(
             "{} grants, {} writes, {} stale ones refused, {} times two believed to hold it, {} waits in vain (the latest {} ms late), {} requests without an answer",
             self.grants.len(),
@@ -302,8 +303,9 @@ fn while_one_master_is_in_charge_leases_do_not_overlap_and_no_stale_write_is_tak
                     server.resume();
                 }
                 1 => {
-                    deletions.push(now_us());
+                    let began = now_us();
                     kept.extend(bystander(&mut server.conn()));
+                    deletions.push([began, now_us()]);
                 }
                 _ => {
                     server.kill();
@@ -372,8 +374,9 @@ fn whatever_happens_to_masters_no_stale_write_stands() {
                     cluster.move_slot(slot_of(KEY.as_bytes()), others.expect("another master"));
                 }
                 5 => {
-                    deletions.push(now_us());
+                    let began = now_us();
                     kept.extend(bystander(&mut master.conn()));
+                    deletions.push([began, now_us()]);
                 }
                 _ => {
                     let heir = heir.port();

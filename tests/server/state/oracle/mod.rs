@@ -535,6 +535,8 @@ fn chosen(request: &[Vec<u8>], live: &Result<Value, String>) -> Option<u64> {
         Value::Int(stamp) => *stamp,
         Value::Array(items) => match &items[..] {
             [Value::Int(1), Value::Int(stamp)] => *stamp,
+            // MAOS.INCRBY
+            [Value::Int(stamp), Value::Bulk(_)] => *stamp,
             [Value::Int(token), Value::Int(_)] => *token,
             [Value::Array(tokens), Value::Int(_)] => {
                 let token = |t: &Value| match t {
