@@ -24,6 +24,32 @@ if version ~= ARGV[1] then return {0, version, redis.call('HGET', KEYS[1], 'valu
 redis.call('HSET', KEYS[1], 'version', version + 1, 'value', ARGV[2])
 return {1, version + 1}";
 
+/// A merge of some members into a document, with a version, as people write it.
+pub const LUA_PATCH: &str = "\
+local text = redis.call('HGET', KEYS[1], 'value')
+local doc = text and cjson.decode(text) or {}
+for name, value in pairs(cjson.decode(ARGV[1])) do
+  if value == cjson.null then doc[name] = nil else doc[name] = value end
+end
+redis.call('HSET', KEYS[1], 'value', cjson.encode(doc))
+return redis.call('HINCRBY', KEYS[1], 'version', 1)";
+
+/// A task as agents keep it, of about so many bytes: a JSON object with members of every kind.
+pub fn document(size: usize) -> String {
+    let head = r#"{"status":"open","attempts":0,"owner":"worker-12","budget":{"tokens":12000,"usd":1.25},"tags":["urgent","export"],"steps":["#;
+    let mut doc = head.to_owned();
+    let mut n = 0;
+    while doc.len() + 80 < size {
+        let comma = if n == 0 { "" } else { "," };
+        doc += &format!(
+            r#"{comma}{{"id":{n},"text":"{}","done":false}}"#,
+            sentence(n)
+        );
+        n += 1;
+    }
+    doc + "]}"
+}
+
 /// Text that does not compress, the same in every run.
 pub fn value(size: usize) -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::data::{key, load_script, send_all, value, words, LUA_VERSIONED_SET, SIZES};
+use crate::data::{
+    document, key, load_script, send_all, value, words, LUA_PATCH, LUA_VERSIONED_SET, SIZES,
+};
 use crate::harness::{Conn, Server};
 use crate::knobs::Knobs;
 use crate::machine;
@@ -34,15 +36,26 @@ pub fn run(knobs: &Knobs) {
     title("Throughput: the ratio ours / theirs in one round, its median and range over the rounds");
     header();
     for size in SIZES {
-        measure(knobs, size, "no", pairs);
+        measure(knobs, size, "no", LUA_VERSIONED_SET, &value(size), pairs);
     }
     title("The same, AOF everysec");
     header();
     for size in SIZES {
-        measure(knobs, size, "yes", |value, sha| {
-            pairs_with_aof(pairs(value, sha))
-        });
+        let value = value(size);
+        measure(
+            knobs,
+            size,
+            "yes",
+            LUA_VERSIONED_SET,
+            &value,
+            |value, sha| pairs_with_aof(pairs(value, sha)),
+        );
     }
+    title("Parts of a JSON document of 1 KiB");
+    header();
+    measure(knobs, 1024, "no", LUA_PATCH, &document(1024), |_, sha| {
+        updates(sha)
+    });
 }
 
 fn header() {
@@ -52,16 +65,22 @@ fn header() {
     );
 }
 
-fn measure(knobs: &Knobs, size: usize, aof: &str, pairs: impl Fn(&str, &str) -> Vec<Pair>) {
+fn measure(
+    knobs: &Knobs,
+    size: usize,
+    aof: &str,
+    script: &str,
+    value: &str,
+    pairs: impl Fn(&str, &str) -> Vec<Pair>,
+) {
     let setup = machine::server()
         .set("appendonly", aof)
         .set("appendfsync", "everysec");
     let server = setup.start();
-    let value = value(size);
-    let sha = load_script(&mut server.conn(), LUA_VERSIONED_SET);
-    for pair in pairs(&value, &sha) {
+    let sha = load_script(&mut server.conn(), script);
+    for pair in pairs(value, &sha) {
         for (depth, target) in DEPTHS.into_iter().zip(pair.targets) {
-            fill(&server, knobs.keys, &pair, &value, &sha);
+            fill(&server, knobs.keys, &pair, value, &sha);
             let bench = Bench {
                 server: &server,
                 knobs,
@@ -130,6 +149,19 @@ fn pairs(value: &str, sha: &str) -> Vec<Pair> {
             targets: [0.85, 0.85],
         },
     ]
+}
+
+/// A member of a document, changed by a merge patch and by a script.
+fn updates(sha: &str) -> Vec<Pair> {
+    const PATCH: &str = r#"{"status":"done","attempts":7}"#;
+    let (ours, lua) = (random_key("m", 0), random_key("l", 0));
+    vec![Pair {
+        name: "MAOS.PATCH / Lua and cjson",
+        count: 1,
+        ours: words(&["MAOS.PATCH", &ours, PATCH]),
+        theirs: words(&["EVALSHA", sha, "1", &lua, PATCH]),
+        targets: [1.5, 3.0],
+    }]
 }
 
 fn mset(name: &'static str, count: usize, value: &str) -> Pair {

@@ -127,6 +127,15 @@ fn canonical(text: &str) -> Option<(bool, String, i64)> {
     Some((negative, kept.to_owned(), exponent))
 }
 
+/// A number in one form, whatever it is written like.
+pub fn plain(text: &str) -> Option<String> {
+    let (negative, digits, exponent) = canonical(text)?;
+    Some(format!(
+        "{}{digits}e{exponent}",
+        if negative { "-" } else { "" }
+    ))
+}
+
 /// Whether two numbers, as JSON writes them, are the same.
 pub fn same(a: &str, b: &str) -> bool {
     a == b || canonical(a).is_some_and(|a| Some(a) == canonical(b))

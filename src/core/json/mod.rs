@@ -2,6 +2,7 @@
 
 pub mod decimal;
 mod diff;
+pub mod merge;
 pub mod node;
 pub mod patch;
 pub mod pointer;
