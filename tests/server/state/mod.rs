@@ -23,6 +23,7 @@ pub mod persistence;
 mod replicas;
 mod restore;
 mod transcripts;
+mod updates;
 mod versions;
 mod waiting;
 mod way;
