@@ -117,13 +117,9 @@ impl Pass {
 
     /// Looks at one bucket of the keyspace. False at the end of it all.
     fn bucket(&self, ctx: *mut raw::RedisModuleCtx, master: bool) -> bool {
-        // SAFETY: the context of the timer. Extra traffic would keep a failover from its end.
-        let (selected, trims) = unsafe {
-            (
-                api!(RedisModule_SelectDb)(ctx, self.db.get()),
-                master && api!(RedisModule_AvoidReplicaTraffic)() == 0,
-            )
-        };
+        // SAFETY: the context of the timer.
+        let selected = unsafe { api!(RedisModule_SelectDb)(ctx, self.db.get()) };
+        let trims = master && propagate::may_tell();
         if selected != raw::REDISMODULE_OK as c_int {
             self.db.set(0);
             return false;

@@ -26,6 +26,14 @@ pub struct Known<'s> {
     pub bytes: &'s [&'s [u8]],
 }
 
+/// Whether something that no client asked for may be sent now. While clients are paused, for a failover that
+/// somebody asked for or by CLIENT PAUSE, nothing may: a replica waits for the last of it, and the server ends
+/// itself over what comes after.
+pub fn may_tell() -> bool {
+    // SAFETY: it has no arguments.
+    unsafe { api!(RedisModule_AvoidReplicaTraffic)() == 0 }
+}
+
 /// Replicates a change. The strings of the change may be among those `known`.
 ///
 /// # Safety

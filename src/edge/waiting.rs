@@ -354,12 +354,14 @@ fn serve(ctx: *mut raw::RedisModuleCtx, place: &Place) -> bool {
     };
     // A key that is on its way to another node goes from here, and its lock with it, not to one who waits
     // here: the server tells the client once it has arrived.
-    // And a node that may have been replaced grants nothing before it knows.
+    // While nothing may be sent nothing is granted, and a node that may have been replaced grants nothing before
+    // it knows.
     let in_doubt = || {
         let now_us = now_us();
         !pause::is_certain(now_us) && pause::check(now_us).is_err()
     };
-    if want.keys().iter().any(|key| is_elsewhere(db, key)) || in_doubt() {
+    let waits = !propagate::may_tell() || in_doubt();
+    if waits || want.keys().iter().any(|key| is_elsewhere(db, key)) {
         let again_ms = now_us() / 1000 + AGAIN_MS;
         with(|w| w.leases.insert((again_ms, place.clone())));
         return false;

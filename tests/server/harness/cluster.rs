@@ -1,6 +1,8 @@
 //! A cluster on this machine, made by the commands that redis-cli would send.
 
 use std::collections::{BTreeMap, HashMap};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::conn::{fields, Conn};
 use super::reply::Reply;
@@ -166,9 +168,19 @@ impl Cluster {
     #[track_caller]
     pub fn wait_ok(&self) {
         for node in &self.nodes {
-            let what = format!("node {} sees the whole cluster", node.port());
             let mut conn = node.conn();
-            eventually(PATIENCE, &what, || self.is_complete(&mut conn));
+            let start = Instant::now();
+            while !self.is_complete(&mut conn) {
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "node {} does not see the whole cluster:\n{}\n{}\n{}",
+                    node.port(),
+                    conn.run("CLUSTER INFO").text(),
+                    conn.run("CLUSTER NODES").text(),
+                    conn.run("INFO replication").text(),
+                );
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 

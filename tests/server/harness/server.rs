@@ -338,7 +338,10 @@ impl Server {
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(40)..].join("\n  ");
+        // Of a crash the report is what says why.
+        let crash = lines.iter().position(|l| l.contains("BUG REPORT START"));
+        let from = crash.unwrap_or(lines.len().saturating_sub(40));
+        let tail = lines[from..(from + 100).min(lines.len())].join("\n  ");
         format!("the end of the log of port {}:\n  {tail}", self.port)
     }
 

@@ -220,15 +220,17 @@ impl Seen {
     fn overlaps(&self, deletions: &[[u64; 2]]) -> usize {
         let mut grants = self.grants.clone();
         for grant in &mut grants {
-            // When within its span a deletion happened is not known.
-            let ends = deletions.iter().filter(|[_, to]| *to >= grant.granted);
+            // When within its span a deletion happened is not known, nor when between question and answer
+            // the lock was granted.
+            let ends = deletions.iter().filter(|[_, to]| *to >= grant.asked);
             grant.until = ends.fold(grant.until, |until, [from, _]| until.min(*from));
         }
         grants.sort_by_key(|g| g.granted);
         let mut until = 0;
         let mut overlaps = 0;
         for grant in grants {
-            overlaps += usize::from(grant.granted < until);
+            // One that heard of it after the end never believed it.
+            overlaps += usize::from(grant.granted < grant.until.min(until));
             until = until.max(grant.until);
         }
         overlaps

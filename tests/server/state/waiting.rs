@@ -275,6 +275,24 @@ fn who_waits_is_told_when_the_node_is_demoted_or_the_slot_moves() {
 }
 
 #[test]
+fn while_clients_are_paused_nothing_is_granted_and_nothing_is_sent() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    conn.run("MAOS.LOCK k a 300");
+    conn.run("MAOS.LOCK alone a 300");
+    let mut waits = waiter(&master, "MAOS.LOCK k b 600000 WAIT 600000");
+    conn.run("CLIENT PAUSE 600000 WRITE").ok();
+    // The leases are over, and the background pass has come by.
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(metric(conn, "lock_waiters"), 1);
+    conn.run("CLIENT UNPAUSE").ok();
+    token(&waits.recv());
+    wait_synced(&master, &replica);
+    assert_eq!(replica.conn().run("MAOS.LOCKS k"), conn.run("MAOS.LOCKS k"));
+}
+
+#[test]
 fn queues_are_bounded() {
     let server = Server::start();
     let conn = &mut server.conn();
