@@ -77,6 +77,12 @@ impl Line {
         Arc::strong_count(self) > 1 || *locked(&self.until) > Instant::now()
     }
 
+    /// True if others stand in it too.
+    pub(crate) fn has_others(self: &Arc<Self>) -> bool {
+        // The map of lines has one, and who asks another.
+        Arc::strong_count(self) > 2
+    }
+
     /// Waits for one's turn.
     pub(crate) async fn take(&self) -> tokio::sync::MutexGuard<'_, Seat> {
         let mut seat = self.seat.lock().await;
@@ -94,9 +100,9 @@ impl Seat {
         left.filter(|_| self.passed != 0)
     }
 
-    /// What the next one may begin with.
-    pub(crate) fn leave(&mut self, now: Seen) {
-        self.left = Some(now);
+    /// What the next one may begin with, if there is one.
+    pub(crate) fn leave(&mut self, now: Option<Seen>) {
+        self.left = now;
         if !self.has_rivals() {
             self.rivals_until = None;
         }

@@ -319,8 +319,8 @@ impl Client {
             };
             match attempt {
                 Attempt::Done(updated, now) => {
-                    if let Some(seat) = &mut seat {
-                        seat.leave(now);
+                    if let (Some(seat), Some(turn)) = (&mut seat, &turn) {
+                        seat.leave(turn.has_others().then_some(now));
                     }
                     return Ok(updated);
                 }

@@ -191,9 +191,13 @@ fn look(now_us: u64) {
         w.doubt.is_some()
     });
     if !doubts {
-    } else if is_cluster() {
-        ask(steady_us);
-        judge();
+        return;
+    }
+    if is_cluster() {
+        // To judge is to list all nodes: with each question and each answer, not with each request refused.
+        if ask(steady_us) {
+            judge();
+        }
     } else {
         with(|w| {
             let limit_us = w.limit_us;
@@ -204,7 +208,7 @@ fn look(now_us: u64) {
 }
 
 /// Asks all nodes, if it is time.
-fn ask(steady_us: u64) {
+fn ask(steady_us: u64) -> bool {
     let question = with(|w| {
         let doubt = w.doubt.as_mut().filter(|d| d.ask_us <= steady_us)?;
         doubt.ask_us = steady_us + doubt.pause_us;
@@ -214,6 +218,7 @@ fn ask(steady_us: u64) {
     if let Some(number) = question {
         send(None, ASKED, number);
     }
+    question.is_some()
 }
 
 /// Ends the doubt when enough have confirmed this node.
