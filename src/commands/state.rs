@@ -6,18 +6,18 @@ use std::sync::Arc;
 use maos_core::change::Kind;
 use maos_core::lock::{is_held_by, LockCommand};
 use maos_core::record::Record;
-use maos_core::state::{Decision, Env, ReadCommand, View, WriteCommand};
+use maos_core::state::{Commit, Decision, Env, Question, ReadCommand, View, WriteCommand};
 use maos_core::wire::lock::WaiterReply;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
-use maos_core::{Refusal, Who};
+use maos_core::{Code, Refusal, Stamp, Who};
 use smallvec::SmallVec;
 
 use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode};
 use crate::edge::metrics::METRICS;
-use crate::edge::node::{node, now_us};
-use crate::edge::{failpoint, guard, pause, propagate, waiting};
+use crate::edge::node::{node, now_us, Node};
+use crate::edge::{conflicts, failpoint, function, guard, pause, propagate, waiting};
 
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 
@@ -84,7 +84,34 @@ pub fn write<'a, C: WriteCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
     failpoint::hit("parse");
     let request = C::parse(call.args)?;
     let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
-    decide(call, &request, &mut keys, false).map(drop)
+    match decide(call, &request, &mut keys, false, None)? {
+        Came::Asks(question) => {
+            // A function may read: nothing of ours is open meanwhile.
+            drop(keys);
+            ask_and_write(call, &request, &question)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Decides once more, with what a function made of the question.
+#[cold]
+fn ask_and_write<'a, C: WriteCommand<'a>>(
+    call: &Call<'a>,
+    request: &C,
+    question: &Question<'_>,
+) -> Result<(), Refusal> {
+    let most_ms = node().limits.function_ms;
+    let made = function::ask(call, question, most_ms)?;
+    let mut keys = open(call, C::SPEC.keys, Mode::Write)?;
+    let answer = Some((question.version, &made[..]));
+    match decide(call, request, &mut keys, false, answer)? {
+        Came::Asks(_) => Err(Refusal::fixed(
+            Code::Busy,
+            "the key changed while the function ran; try again",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A command that takes a lock, and may wait for it.
@@ -113,7 +140,7 @@ pub fn lock<'a, C: LockCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> {
         return Ok(());
     }
     if !behind {
-        if let Some(who) = decide(call, &request, &mut keys, wait_ms > 0)? {
+        if let Came::Waits(who) = decide(call, &request, &mut keys, wait_ms > 0, None)? {
             drop(keys);
             return wait(call, &request, who, wait_ms);
         }
@@ -139,15 +166,25 @@ fn wait<'a, C: LockCommand<'a>>(
     waiting::enter(call, &mut names, request.want(), who, wait_ms)
 }
 
-/// Decides, applies, propagates, answers. Where nothing changes and `waits` says so there is no answer: it
-/// gives the writer, who waits.
+/// What came of a decision.
+enum Came<'a> {
+    /// It is done, and the client has its answer.
+    Done,
+    /// Nothing changed and there is no answer yet: the writer waits.
+    Waits(Arc<Who>),
+    /// Nothing changed, and somebody is to be asked.
+    Asks(Box<Question<'a>>),
+}
+
+/// Decides, applies, propagates, answers. Where nothing changes and `waits` says so there is no answer.
 #[inline(always)]
 fn decide<'a, C: WriteCommand<'a>>(
     call: &Call<'a>,
     request: &C,
     keys: &mut [Key<'_>],
     waits: bool,
-) -> Result<Option<Arc<Who>>, Refusal> {
+    answer: Option<(Stamp, &[u8])>,
+) -> Result<Came<'a>, Refusal> {
     let now_us = now_us();
     if !pause::is_certain(now_us) && request.is_conditional() {
         pause::check(now_us)?;
@@ -166,17 +203,31 @@ fn decide<'a, C: WriteCommand<'a>>(
         beyond,
         who,
         limits: &node.limits,
+        answer,
     };
     failpoint::hit("decide");
-    let change = match request.decide(&records(keys), &env)? {
-        Decision::Change(change) => change,
-        Decision::Answer(_) if waits => return Ok(Some(who.clone())),
+    let decided = match request.decide(&records(keys), &env)? {
+        Decision::Change(change) => Ok(change),
+        Decision::Answer(_) if waits => return Ok(Came::Waits(who.clone())),
         Decision::Answer(reply) => {
-            if reply.is_lost_race() {
+            let lost = reply.is_lost_race();
+            if lost {
                 count_conflict::<C>();
             }
+            if lost || reply.is_resolved() {
+                count_merge(call, request, !lost);
+            }
             call.reply(&reply);
-            return Ok(None);
+            return Ok(Came::Done);
+        }
+        Decision::Commit(commit) => Err(commit),
+        Decision::Ask(question) => return Ok(Came::Asks(question)),
+    };
+    let change = match decided {
+        Ok(change) => change,
+        Err(commit) => {
+            count_merge(call, request, true);
+            return Ok(commit_all(call, keys, *commit, stamp, now_us, node));
         }
     };
     failpoint::hit("decided");
@@ -185,12 +236,8 @@ fn decide<'a, C: WriteCommand<'a>>(
             key.apply(&change, n);
         }
         node.committed(change.stamp, stamp, now_us);
-        let known = propagate::Known {
-            strings: &call.argv[1..],
-            bytes: call.args,
-        };
         // SAFETY: the context and the strings of this call.
-        unsafe { propagate::commit(call.ctx, known, &change, &mut node.scratch) };
+        unsafe { propagate::commit(call.ctx, call.known(), &change, &mut node.scratch) };
     });
     METRICS.writes.add(keys.len() as u64);
     for write in change.writes.iter().filter(|w| w.drops > 0) {
@@ -201,7 +248,50 @@ fn decide<'a, C: WriteCommand<'a>>(
         places.for_each(|key| waiting::look_at(call.db(), key));
     }
     call.reply(&request.committed(&change));
-    Ok(None)
+    Ok(Came::Done)
+}
+
+/// Applies the changes of one commit and sends them in one transaction, then answers.
+#[cold]
+fn commit_all<'a>(
+    call: &Call<'a>,
+    keys: &mut [Key<'_>],
+    commit: Commit<'_>,
+    offered: Stamp,
+    now_us: u64,
+    node: &mut Node,
+) -> Came<'a> {
+    failpoint::hit("decided");
+    // Made by this clock, unless a version that is replaced lies beyond.
+    let own = commit.changes.first().is_some_and(|c| c.stamp == offered);
+    guard::applying(|| {
+        for change in &commit.changes {
+            for (n, write) in change.writes.iter().enumerate() {
+                // A change names some of the keys.
+                let key = keys.iter_mut().find(|key| key.name() == write.key);
+                key.expect("the key of a request").apply(change, n);
+            }
+            let offered = if own { change.stamp } else { offered };
+            node.committed(change.stamp, offered, now_us);
+        }
+        // SAFETY: the context and the strings of this call.
+        unsafe {
+            propagate::commit_all(call.ctx, call.known(), &commit.changes, &mut node.scratch)
+        };
+    });
+    for write in commit.changes.iter().flat_map(|c| &c.writes) {
+        METRICS.writes.one();
+        METRICS.trimmed.add(write.drops as u64);
+    }
+    call.reply(&commit.reply);
+    Came::Done
+}
+
+#[cold]
+fn count_merge<'a, C: WriteCommand<'a>>(call: &Call<'a>, request: &C, resolved: bool) {
+    if let Some(strategy) = request.strategy() {
+        conflicts::count(strategy, call.args[0], resolved);
+    }
 }
 
 fn count_conflict<'a, C: Request<'a>>() {

@@ -48,9 +48,11 @@ pub struct Change<'a> {
     /// Who made it.
     pub who: Arc<Who>,
     /// The metadata of the versions written.
-    pub meta: Option<&'a [u8]>,
+    pub meta: Option<Cow<'a, [u8]>>,
     /// The request id of the versions written.
     pub reqid: Option<&'a [u8]>,
+    /// When their writer says that they were made, in milliseconds of unix time.
+    pub time_ms: Option<u64>,
     /// What becomes of the keys' expiry.
     pub expiry: Expiry,
     /// The fence that the keys have seen: its name and token.
@@ -91,6 +93,7 @@ impl<'a> Change<'a> {
             who: Default::default(),
             meta: None,
             reqid: None,
+            time_ms: None,
             expiry: Expiry::Keep,
             fence: None,
             writes: smallvec::smallvec![Write {
@@ -150,8 +153,9 @@ impl<'a> Change<'a> {
             stamp: self.stamp,
             who: &self.who,
             value: (self.kind != Kind::Delete).then_some(&write.value),
-            meta: self.meta,
+            meta: self.meta.as_deref(),
             reqid: self.reqid,
+            time_ms: self.time_ms,
         };
         let mut made = None;
         let record = match record {

@@ -68,6 +68,8 @@ pub enum Knob {
     BackgroundEffort,
     /// `maos.pause-guard-ms`
     PauseGuard,
+    /// `maos.merge-function-max-ms`
+    MergeFunctionMax,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -153,6 +155,15 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Millis,
         meaning: "Outside a cluster: a server that slept longer than this (a stopped process, a paused machine) may have been replaced by a replica. For as long again it grants no locks, renews none and refuses conditional writes with BUSY, so that whoever replaced it (Sentinel) can say so. 0 is off. In a cluster the node timeout takes this place, and a majority of the masters ends it.",
     },
+    Setting {
+        id: Knob::MergeFunctionMax,
+        name: "merge-function-max-ms",
+        default: 1_000,
+        min: 1,
+        max: 3_600_000,
+        unit: Unit::Millis,
+        meaning: "How long a Redis Function that MAOS.MERGE calls may take; what it made later than this is refused. The server does nothing else meanwhile. One that does not end is ended by FUNCTION KILL, after busy-reply-threshold.",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -181,6 +192,12 @@ pub const FENCES_MAX: usize = 8;
 pub const JSON_DEPTH_MAX: usize = 64;
 /// The most keys one command may name.
 pub const KEYS_MAX: usize = 10_000;
+/// The most operations of one transaction, those of THEN and of ELSE together.
+pub const OPERATIONS_MAX: usize = 128;
+/// The most keys of one transaction, and the most conditions.
+pub const TXN_KEYS_MAX: usize = 1024;
+/// The longest name of a Redis Function, in bytes.
+pub const FUNCTION_MAX: usize = 256;
 /// A retried write is recognised among this many versions of a key, the current one first.
 pub const REQID_WINDOW: usize = 16;
 /// The most bytes of values and metadata that one reply carries.
@@ -216,6 +233,8 @@ pub struct Limits {
     pub drift_us: u64,
     /// Microseconds of background work in 100 milliseconds.
     pub background_us: u64,
+    /// Milliseconds that a function may take.
+    pub function_ms: u64,
     /// Microseconds that a server outside a cluster may sleep; 0 for any.
     pub pause_us: u64,
 }
@@ -233,6 +252,7 @@ impl Limits {
             tombstone_ms: value(Knob::TombstoneTtl).saturating_mul(1_000),
             drift_us: value(Knob::ClockMaxDrift).saturating_mul(1_000),
             background_us: value(Knob::BackgroundEffort),
+            function_ms: value(Knob::MergeFunctionMax),
             pause_us: value(Knob::PauseGuard).saturating_mul(1_000),
         }
     }

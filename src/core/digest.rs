@@ -26,6 +26,9 @@ pub fn show(record: &Record, to: &mut impl Digest) {
         part(to, v.who().agent.as_deref());
         part(to, v.meta());
         part(to, v.reqid());
+        if let Some(ms) = v.time_given() {
+            to.number(ms);
+        }
         part(to, v.value().as_deref());
     }
     if let Some(guard) = record.guard() {

@@ -85,6 +85,8 @@ pub struct Generator {
     key: Vec<u8>,
     /// How many keys the present request says it names, and how many it has named.
     count: (usize, usize),
+    /// The keys that it has named.
+    named: Vec<Vec<u8>>,
     /// Versions that were current lately, on any key.
     lately: VecDeque<Stamp>,
 }
@@ -102,6 +104,7 @@ impl Generator {
             brief: false,
             key: vec![],
             count: (0, 0),
+            named: vec![],
             lately: VecDeque::new(),
         }
     }
@@ -116,6 +119,7 @@ impl Generator {
     pub fn request_of(&mut self, spec: &CommandSpec, world: &Model) -> Vec<Vec<u8>> {
         self.remember(world.clock.last());
         self.count = (1, self.rng.below(self.keys.len()));
+        self.named.clear();
         let mut words = vec![];
         self.word(spec.name, &mut words);
         for arg in spec.args {
@@ -176,9 +180,19 @@ impl Generator {
                 ArgKind::Word => {}
                 ArgKind::OneOf(of) => {
                     let one = self.rng.pick(of);
+                    // What functions there are is the server's own affair.
+                    if one.token == Some(Tok::Function) {
+                        return self.word(Tok::Merge.word(), out);
+                    }
                     self.argument(one, world, out);
                 }
-                ArgKind::Block(of) => of.iter().for_each(|a| self.argument(a, world, out)),
+                ArgKind::Block(of) => {
+                    for a in of {
+                        if !a.optional || self.rng.chance(30) {
+                            self.argument(a, world, out);
+                        }
+                    }
+                }
                 _ if self.rng.below(60) == 0 => out.push(self.rng.pick(NASTY).to_vec()),
                 kind => {
                     let value = self.value(kind, arg.token, world);
@@ -191,6 +205,7 @@ impl Generator {
     fn value(&mut self, kind: ArgKind, tok: Option<Tok>, world: &Model) -> Vec<u8> {
         let number = match (kind, tok) {
             (ArgKind::Key, _) => return self.next_key(),
+            (ArgKind::KeyAgain, _) => return self.named_key(),
             (ArgKind::Value, _) => return self.any_value(world),
             (ArgKind::Name(max), _) => return self.name(max, world),
             (ArgKind::Json, _) => return self.metadata(),
@@ -243,6 +258,16 @@ impl Generator {
         };
         self.count.1 += 1;
         self.key = self.keys[at].clone();
+        self.named.push(self.key.clone());
+        self.key.clone()
+    }
+
+    /// One of the keys of this request; now and then another.
+    fn named_key(&mut self) -> Vec<u8> {
+        if self.rng.below(60) == 0 || self.named.is_empty() {
+            return self.rng.pick(&self.keys).clone();
+        }
+        self.key = self.rng.pick(&self.named).clone();
         self.key.clone()
     }
 

@@ -486,6 +486,7 @@ mod tests {
             value: Some(value),
             meta: None,
             reqid: None,
+            time_ms: None,
         })
     }
 

@@ -46,6 +46,8 @@ pub mod json;
 #[cfg(feature = "engine")]
 pub mod lock;
 #[cfg(feature = "engine")]
+pub mod merge;
+#[cfg(feature = "engine")]
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod record;
@@ -56,6 +58,8 @@ pub mod restored;
 pub mod state;
 #[cfg(feature = "engine")]
 pub mod transcript;
+#[cfg(feature = "engine")]
+pub mod txn;
 #[cfg(feature = "engine")]
 pub mod update;
 #[cfg(feature = "engine")]

@@ -160,6 +160,23 @@ pub(crate) fn permit(
     Ok(())
 }
 
+/// Whether this key may be written, its tokens having been [checked](check_tokens).
+///
+/// # Errors
+/// As for [`permit`].
+pub(crate) fn permit_write(
+    record: Option<&Record>,
+    options: &WriteOptions<'_>,
+    env: &Env<'_>,
+) -> Result<(), Refusal> {
+    guarded(record.and_then(Record::guard), options, env)
+}
+
+/// Whether this is the token of a present holder.
+pub(crate) fn holds(record: Option<&Record>, token: Stamp, now_ms: u64) -> bool {
+    holder(record, token, now_ms).is_ok()
+}
+
 #[cold]
 fn guarded(
     guard: Option<&Guard>,
@@ -197,8 +214,12 @@ fn guarded(
     }
 }
 
+/// Whether each token shown is that of a present holder of one of the keys.
+///
+/// # Errors
+/// `FENCED` for the first that is not.
 #[cold]
-fn check_tokens(
+pub(crate) fn check_tokens(
     records: &[Option<&Record>],
     options: &WriteOptions<'_>,
     env: &Env<'_>,
@@ -342,6 +363,7 @@ fn change<'a>(
         who: env.who.clone(),
         meta: None,
         reqid: None,
+        time_ms: None,
         expiry: Expiry::Keep,
         fence: None,
         writes: turns.map(write).collect(),
@@ -597,7 +619,7 @@ impl Want {
         fn change<'w, R>(decision: Decision<'w, R>) -> Option<Change<'w>> {
             match decision {
                 Decision::Change(change) => Some(change),
-                Decision::Answer(_) => None,
+                _ => None,
             }
         }
         Ok(match self.many {

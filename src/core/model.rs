@@ -9,10 +9,10 @@ use crate::codec::{v1, Damaged};
 use crate::config::Limits;
 use crate::record::Record;
 use crate::refusal::{Quoted, WRONG_TYPE};
-use crate::state::{Decision, Env, ReadCommand, View, WriteCommand};
+use crate::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
 use crate::wire::lock::WaiterReply;
 use crate::wire::{requests as cmd, Keys, Request, Value};
-use crate::{lock, Code, Interner, Refusal};
+use crate::{lock, Code, Interner, Refusal, Stamp};
 
 /// A store of state keys. Time is set by whoever drives it.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Model {
     pub clock: Clock,
     interner: Interner,
     keys: HashMap<Vec<u8>, Held>,
+    /// The Redis Functions there are.
+    pub functions: Option<fn(&Question<'_>) -> Result<Vec<u8>, Refusal>>,
     /// Keys that hold something else.
     pub foreign: HashSet<Vec<u8>>,
     /// The facts of the changes made, as they would travel: fact, then keys and values in turn.
@@ -172,6 +174,14 @@ impl Model {
     }
 
     fn write<'a, C: WriteCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        self.write_with::<C>(args, None)
+    }
+
+    fn write_with<'a, C: WriteCommand<'a>>(
+        &mut self,
+        args: &[&'a [u8]],
+        answer: Option<(Stamp, Vec<u8>)>,
+    ) -> Result<Value, Refusal> {
         check_arity(C::SPEC.arity, args)?;
         let request = C::parse(args)?;
         let who = self.interner.get(&self.author, request.by()).clone();
@@ -184,19 +194,39 @@ impl Model {
             beyond: self.clock.beyond(),
             who: &who,
             limits: &self.limits,
+            answer: answer.as_ref().map(|(about, made)| (*about, &made[..])),
         };
-        let change = match request.decide(&records, &env)? {
+        let decided = match request.decide(&records, &env)? {
             Decision::Answer(reply) => return Ok(Value::of(&reply)),
-            Decision::Change(change) => change,
+            Decision::Change(change) => {
+                let reply = Value::of(&request.committed(&change));
+                Ok((smallvec::smallvec![change], reply))
+            }
+            Decision::Commit(commit) => Ok((commit.changes, commit.reply)),
+            Decision::Ask(question) => Err(question),
+        };
+        let (changes, reply) = match decided {
+            Ok(commit) => commit,
+            Err(_) if answer.is_some() => {
+                return Err(Refusal::fixed(Code::Busy, "asked twice"));
+            }
+            Err(question) => {
+                let none = Refusal::fixed(Code::NotFound, "there are no functions here");
+                let made = self.functions.ok_or(none)?(&question)?;
+                return self.write_with::<C>(args, Some((question.version, made)));
+            }
         };
         // Made by this clock, unless a version it replaces lies beyond.
-        if change.stamp == stamp {
-            self.clock
-                .made(change.stamp, self.now_us, || self.steady_us);
+        let own = changes[0].stamp == stamp;
+        for change in &changes {
+            if own {
+                self.clock
+                    .made(change.stamp, self.now_us, || self.steady_us);
+            }
+            self.apply(change);
+            self.sent.push(message(change));
         }
-        self.apply(&change);
-        self.sent.push(message(&change));
-        Ok(Value::of(&request.committed(&change)))
+        Ok(reply)
     }
 
     /// Applies a change, as a replica does.
@@ -272,6 +302,7 @@ impl Model {
             beyond: self.clock.beyond(),
             who: &Default::default(),
             limits: &self.limits,
+            answer: None,
         };
         if let Some(change) = lock::lapse(key, &held.record, &env) {
             self.clock.made(stamp, self.now_us, || self.steady_us);

@@ -56,6 +56,7 @@ impl Restored {
             value: value.as_deref(),
             meta: meta.as_deref(),
             reqid: None,
+            time_ms: live.time_given(),
         };
         // The history's limits are looked at when it is next written or trimmed; what could not be
         // loaded again goes at once.
@@ -82,6 +83,7 @@ mod tests {
             value: Some(b"v"),
             meta: Some(b"{}"),
             reqid: Some(b"r1"),
+            time_ms: None,
         });
         let mut record = first.clone();
         let it = Restored {
@@ -115,6 +117,7 @@ mod tests {
             value: None,
             meta: None,
             reqid: None,
+            time_ms: None,
         });
         let it = Restored {
             was: Stamp(5),

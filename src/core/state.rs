@@ -15,7 +15,8 @@ use crate::record::{Record, Version};
 use crate::refusal::Quoted;
 use crate::wire::lock::WaiterReply;
 use crate::wire::state::*;
-use crate::wire::Request;
+use crate::wire::update::Strategy;
+use crate::wire::{Request, Value};
 use crate::{json, lock, Code, Refusal, Stamp, Who};
 
 /// What a decision may know besides the records.
@@ -31,6 +32,9 @@ pub struct Env<'e> {
     pub who: &'e Arc<Who>,
     /// The settings.
     pub limits: &'e Limits,
+    /// What was answered to the [question](Decision::Ask) of an earlier try: the version it was about, and
+    /// what the function returned.
+    pub answer: Option<(Stamp, &'e [u8])>,
 }
 
 impl Env<'_> {
@@ -57,6 +61,33 @@ pub enum Decision<'a, R> {
     Change(Change<'a>),
     /// Nothing changes; this is the answer.
     Answer(R),
+    /// These are to be applied, one after the other, and this is the answer then: a commit whose keys do not
+    /// all change alike, or one that gives a key two versions.
+    Commit(Box<Commit<'a>>),
+    /// Somebody else is to be asked first.
+    Ask(Box<Question<'a>>),
+}
+
+/// Changes that are one commit, and its reply.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// The changes, stamps not falling. No two with the same stamp are about the same key.
+    pub changes: SmallVec<[Change<'a>; 2]>,
+    /// The reply.
+    pub reply: Value,
+}
+
+/// A merge that a Redis Function decides.
+#[derive(PartialEq, Debug)]
+pub struct Question<'a> {
+    /// The function.
+    pub function: &'a [u8],
+    /// The key.
+    pub key: &'a [u8],
+    /// The present version.
+    pub version: Stamp,
+    /// What the writer began with, what is there now, what the writer made of it; JSON.
+    pub values: [Vec<u8>; 3],
 }
 
 /// A command that writes.
@@ -81,7 +112,12 @@ pub trait WriteCommand<'a>: Request<'a> {
         env: &Env<'_>,
     ) -> Result<Decision<'a, Self::Reply<'r>>, Refusal>;
 
-    /// The reply once the change is applied.
+    /// How it deals with a write that came before, where that is for its writer to say.
+    fn strategy(&self) -> Option<Strategy<'a>> {
+        None
+    }
+
+    /// The reply once a [change](Decision::Change) is applied.
     fn committed(&self, change: &Change<'_>) -> Self::Reply<'static>;
 }
 
@@ -135,7 +171,7 @@ pub(crate) fn version_of(record: Option<&Record>) -> Stamp {
 }
 
 #[inline]
-fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
+pub(crate) fn check_value(value: &[u8], limits: &Limits) -> Result<(), Refusal> {
     match value.len() <= limits.value_max {
         true => Ok(()),
         false => Err(too_long(value.len(), limits.value_max)),
@@ -150,7 +186,7 @@ fn too_long(len: usize, max: usize) -> Refusal {
 
 /// Checks what is kept with the value. Called once it is known that a write will happen.
 #[inline]
-fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
+pub(crate) fn check_origin(options: &WriteOptions<'_>, who: &Who) -> Result<(), Refusal> {
     let author = who.author.len();
     if author > AUTHOR_MAX {
         let text = format!(
@@ -181,7 +217,7 @@ pub(crate) fn stamp_over(records: &[Option<&Record>], env: &Env<'_>) -> Result<S
 
 /// Where a plain write leaves the expiry.
 #[inline]
-fn expiry(
+pub(crate) fn expiry(
     expire: Expire,
     unsaid: Expiry,
     record: Option<&Record>,
@@ -234,20 +270,49 @@ pub(crate) fn write_one<'a>(
         kind,
         stamp: stamp_over(&[record], env)?,
         who: env.who.clone(),
-        meta: options.meta,
+        meta: options.meta.map(Cow::Borrowed),
         reqid: options.reqid,
+        time_ms: None,
         expiry: expiry(options.expire, unsaid, record, env)?,
         fence: options.fence,
         writes,
     })
 }
 
-fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
+pub(crate) fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
     record.map_or(0, |r| r.surplus(env.limits, env.now_us, true))
 }
 
 pub(crate) fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
     record?.written_by_request(options.reqid?)
+}
+
+/// How a write of one key meets what is there.
+pub(crate) enum Met {
+    /// It was done before, by this version.
+    Before(Stamp),
+    /// Another write came first.
+    Lost,
+    /// It may be done.
+    Free,
+}
+
+/// What every write of one key looks at first: its request id, its tokens, the version it goes by.
+#[inline(always)]
+pub(crate) fn meet(
+    record: Option<&Record>,
+    options: &WriteOptions<'_>,
+    condition: Option<Stamp>,
+    env: &Env<'_>,
+) -> Result<Met, Refusal> {
+    if let Some(done) = written_before(options, record) {
+        return Ok(Met::Before(done));
+    }
+    lock::permit(&[record], options, env)?;
+    Ok(match condition.is_some_and(|v| v != version_of(record)) {
+        true => Met::Lost,
+        false => Met::Free,
+    })
 }
 
 pub(crate) fn written(if_version: Option<Stamp>, stamp: Stamp) -> WriteReply<'static> {
@@ -309,8 +374,9 @@ fn write_many<'a>(
         kind: Kind::Set,
         stamp: stamp_over(records, env)?,
         who: env.who.clone(),
-        meta: options.meta,
+        meta: options.meta.map(Cow::Borrowed),
         reqid: options.reqid,
+        time_ms: None,
         expiry: Expiry::Clear,
         fence: options.fence,
         writes,
@@ -423,12 +489,10 @@ macro_rules! key_writes {
                 env: &Env<'_>,
             ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
                 let (record, condition) = (records[0], self.condition());
-                if let Some(done) = written_before(&self.options, record) {
-                    return Ok(Decision::Answer(written(condition, done)));
-                }
-                lock::permit(records, &self.options, env)?;
-                if condition.is_some_and(|v| v != version_of(record)) {
-                    return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
+                match meet(record, &self.options, condition, env)? {
+                    Met::Before(done) => return Ok(Decision::Answer(written(condition, done))),
+                    Met::Lost => return Ok(Decision::Answer(WriteReply::Lost(lost(record)))),
+                    Met::Free => {}
                 }
                 Ok(match self.change(record, env)? {
                     Some(change) => Decision::Change(change),
@@ -476,6 +540,19 @@ impl<'a> KeyWrite<'a> for Cas<'a> {
     }
 }
 
+/// When a tombstone over this record leaves.
+pub(crate) fn leaves(record: Option<&Record>, env: &Env<'_>) -> Expiry {
+    match env.limits.tombstone_ms {
+        0 => Expiry::Clear,
+        // With the tombstone the lock of its holder would go.
+        ms => Expiry::At(
+            env.now_ms()
+                .saturating_add(ms)
+                .max(record.map_or(0, Record::leased_until_ms)),
+        ),
+    }
+}
+
 impl<'a> KeyWrite<'a> for Del<'a> {
     fn condition(&self) -> Option<Stamp> {
         self.options.if_version
@@ -489,15 +566,7 @@ impl<'a> KeyWrite<'a> for Del<'a> {
         if live(record).is_none() {
             return Ok(None);
         }
-        let leaves = match env.limits.tombstone_ms {
-            0 => Expiry::Clear,
-            // With the tombstone the lock of its holder would go.
-            ms => Expiry::At(
-                env.now_ms()
-                    .saturating_add(ms)
-                    .max(record.map_or(0, Record::leased_until_ms)),
-            ),
-        };
+        let leaves = leaves(record, env);
         let (value, o) = (Cow::Borrowed(&b""[..]), &self.options);
         write_one(Kind::Delete, self.key, value, o, leaves, record, env).map(Some)
     }

@@ -11,18 +11,16 @@ use crate::json::patch::{finished, increment, json_patch, merge_patch, sum, Patc
 use crate::json::{self, Node, Pointer};
 use crate::record::Record;
 use crate::refusal::Quoted;
-use crate::state::{
-    live, lost, version_of, write_one, written, written_before, Decision, Env, WriteCommand,
-};
+use crate::state::{live, lost, meet, write_one, written, Decision, Env, Met, WriteCommand};
 use crate::wire::state::WriteReply;
 use crate::wire::update::{IncrBy, IncrReply, Patch};
-use crate::{lock, Code, Refusal};
+use crate::{Code, Refusal};
 
 /// What errors call the value of the key.
-const VALUE: &str = "the value of the key";
+pub(crate) const VALUE: &str = "the value of the key";
 
 /// The live value of a key.
-fn present(record: Option<&Record>) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn present(record: Option<&Record>) -> Option<Cow<'_, [u8]>> {
     live(record).and_then(|v| v.value())
 }
 
@@ -37,10 +35,13 @@ impl Patch<'_> {
     }
 
     /// The new value; `None` if a `test` failed.
-    fn patched(&self, record: Option<&Record>, most: usize) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(crate) fn patched(
+        &self,
+        value: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         let patch = Node::parse("the patch", self.patch)?;
-        let value = present(record);
-        let mut doc = match &value {
+        let mut doc = match value {
             Some(value) => Node::parse(VALUE, value)?,
             None => EMPTY,
         };
@@ -71,14 +72,13 @@ impl<'a> WriteCommand<'a> for Patch<'a> {
         env: &Env<'_>,
     ) -> Result<Decision<'a, WriteReply<'r>>, Refusal> {
         let (record, o) = (records[0], &self.options);
-        if let Some(done) = written_before(o, record) {
-            return Ok(Decision::Answer(self.written(done)));
+        match meet(record, o, o.if_version, env)? {
+            Met::Before(done) => return Ok(Decision::Answer(self.written(done))),
+            Met::Lost => return Ok(Decision::Answer(WriteReply::Lost(lost(record)))),
+            Met::Free => {}
         }
-        lock::permit(records, o, env)?;
-        if o.if_version.is_some_and(|v| v != version_of(record)) {
-            return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
-        }
-        let Some(value) = self.patched(record, env.limits.value_max)? else {
+        let present = present(record);
+        let Some(value) = self.patched(present.as_deref(), env.limits.value_max)? else {
             return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
         };
         let (value, keep) = (Cow::Owned(value), Expiry::Keep);
@@ -102,16 +102,15 @@ impl IncrBy<'_> {
     }
 
     /// The value with the number added to.
-    fn added(&self, record: Option<&Record>, most: usize) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn added(&self, value: Option<&[u8]>, most: usize) -> Result<Vec<u8>, Refusal> {
         let delta = self.number("the delta", self.delta)?;
         let bound = |what: &str, text: Option<&str>| text.map(|t| self.number(what, t)).transpose();
         let bounds = [
             bound("the number of MIN", self.min)?,
             bound("the number of MAX", self.max)?,
         ];
-        let value = present(record);
         let Some(path) = self.path else {
-            let now = value.as_deref().unwrap_or(b"0");
+            let now = value.unwrap_or(b"0");
             let number = std::str::from_utf8(now).ok().map(str::trim);
             let number = number.filter(|n| json::is_number(n)).ok_or_else(|| {
                 Refusal::fixed(
@@ -123,7 +122,7 @@ impl IncrBy<'_> {
         };
         let path = Pointer::parse(path)?;
         let mut sum = String::new();
-        let mut doc = match &value {
+        let mut doc = match value {
             Some(value) => Node::parse(VALUE, value)?,
             None => EMPTY,
         };
@@ -139,7 +138,7 @@ impl IncrBy<'_> {
     }
 
     /// The number in a value that this made.
-    fn number_in(&self, value: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn number_in(&self, value: &[u8]) -> Option<Vec<u8>> {
         let Some(path) = self.path else {
             return Some(value.to_vec());
         };
@@ -171,17 +170,18 @@ impl<'a> WriteCommand<'a> for IncrBy<'a> {
         env: &Env<'_>,
     ) -> Result<Decision<'a, IncrReply<'r>>, Refusal> {
         let (record, o) = (records[0], &self.options);
-        if let Some(done) = written_before(o, record) {
-            let mut versions = record.into_iter().flat_map(Record::newest_first);
-            let then = versions.find(|v| v.stamp() == done);
-            let value = then.and_then(|v| v.value()).unwrap_or_default();
-            return Ok(Decision::Answer(self.applied(done, &value)));
+        match meet(record, o, o.if_version, env)? {
+            Met::Before(done) => {
+                let mut versions = record.into_iter().flat_map(Record::newest_first);
+                let then = versions.find(|v| v.stamp() == done);
+                let value = then.and_then(|v| v.value()).unwrap_or_default();
+                return Ok(Decision::Answer(self.applied(done, &value)));
+            }
+            Met::Lost => return Ok(Decision::Answer(IncrReply::Lost(lost(record)))),
+            Met::Free => {}
         }
-        lock::permit(records, o, env)?;
-        if o.if_version.is_some_and(|v| v != version_of(record)) {
-            return Ok(Decision::Answer(IncrReply::Lost(lost(record))));
-        }
-        let value = Cow::Owned(self.added(record, env.limits.value_max)?);
+        let present = present(record);
+        let value = Cow::Owned(self.added(present.as_deref(), env.limits.value_max)?);
         let keep = Expiry::Keep;
         write_one(Kind::Set, self.key, value, o, keep, record, env).map(Decision::Change)
     }

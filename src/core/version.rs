@@ -1,8 +1,8 @@
 //! One immutable write: its bytes, and how they are read.
 //!
 //! One run of bytes holds a version: a word with the stamp (53 bits) and flags; if there are any, the
-//! lengths of metadata (4 bytes) and request id (1 byte) and then these; then the value, plain or LZ4
-//! (its plain length in 4 bytes first). The writer is beside it.
+//! lengths of metadata (4 bytes) and request id (1 byte), the time that the writer gave (8 bytes, if it gave
+//! one) and then these; then the value, plain or LZ4 (its plain length in 4 bytes first). The writer is beside it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,11 +12,22 @@ use crate::{Stamp, Who};
 const TOMBSTONE: u64 = 1 << 53;
 const EXTRAS: u64 = 1 << 54;
 const PACKED: u64 = 1 << 55;
-const KNOWN_BITS: u64 = Stamp::MAX.0 | TOMBSTONE | EXTRAS | PACKED;
+/// With `EXTRAS` only.
+const TIMED: u64 = 1 << 56;
+const KNOWN_BITS: u64 = Stamp::MAX.0 | TOMBSTONE | EXTRAS | PACKED | TIMED;
 /// The word before everything else.
 const WORD: usize = 8;
 /// The lengths of metadata and request id, where a version has any.
 const EXTRAS_HEAD: usize = 5;
+
+/// How many bytes the time takes.
+fn time_len(word: u64) -> usize {
+    if word & TIMED != 0 {
+        size_of::<u64>()
+    } else {
+        0
+    }
+}
 
 /// What a version is made of.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +42,8 @@ pub struct Parts<'a> {
     pub meta: Option<&'a [u8]>,
     /// The request id, if it has one.
     pub reqid: Option<&'a [u8]>,
+    /// When its writer says that it was made, in milliseconds of unix time.
+    pub time_ms: Option<u64>,
 }
 
 impl Parts<'_> {
@@ -41,6 +54,9 @@ impl Parts<'_> {
         }
         if self.meta.is_some() || self.reqid.is_some() {
             word |= EXTRAS;
+        }
+        if self.time_ms.is_some() {
+            word |= EXTRAS | TIMED;
         }
         word
     }
@@ -58,12 +74,15 @@ impl Parts<'_> {
             self.meta.unwrap_or_default(),
             self.reqid.unwrap_or_default(),
         );
-        let extras = EXTRAS_HEAD + meta.len() + reqid.len();
+        let extras = EXTRAS_HEAD + time_len(word) + meta.len() + reqid.len();
         let mut blob = Vec::with_capacity(WORD + extras + value.len());
         blob.extend_from_slice(&word.to_le_bytes());
         // Bounded by META_MAX and REQID_MAX before a version is made.
         blob.extend_from_slice(&(meta.len() as u32).to_le_bytes());
         blob.push(reqid.len() as u8);
+        if let Some(ms) = self.time_ms {
+            blob.extend_from_slice(&ms.to_le_bytes());
+        }
         blob.extend_from_slice(meta);
         blob.extend_from_slice(reqid);
         blob.extend_from_slice(value);
@@ -151,10 +170,12 @@ impl<'r> Version<'r> {
         if word & EXTRAS != 0 {
             let head = blob.get(WORD..WORD + EXTRAS_HEAD)?;
             let meta = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
-            let both = meta.checked_add(head[4] as usize)?;
-            if both == 0 || both > blob.len() - WORD - EXTRAS_HEAD {
+            let all = meta.checked_add(head[4] as usize + time_len(word))?;
+            if all == 0 || all > blob.len() - WORD - EXTRAS_HEAD {
                 return None;
             }
+        } else if word & TIMED != 0 {
+            return None;
         }
         let version = Version { blob, who };
         let body = version.body();
@@ -235,7 +256,7 @@ impl<'r> Version<'r> {
         }
         let rest = &self.blob[WORD..];
         let meta_len = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-        let (meta, rest_) = rest[EXTRAS_HEAD..].split_at(meta_len);
+        let (meta, rest_) = rest[EXTRAS_HEAD + time_len(self.word())..].split_at(meta_len);
         let (reqid, body) = rest_.split_at(rest[4] as usize);
         (meta, reqid, body)
     }
@@ -252,6 +273,18 @@ impl<'r> Version<'r> {
     /// The request id, if it has one.
     pub fn reqid(self) -> Option<&'r [u8]> {
         Some(self.parts().1).filter(|r| !r.is_empty())
+    }
+
+    /// When its writer says that it was made, in milliseconds of unix time, if it said so.
+    pub fn time_given(self) -> Option<u64> {
+        let from = WORD + EXTRAS_HEAD;
+        let time = self.blob.get(from..)?.first_chunk()?;
+        (self.word() & TIMED != 0).then(|| u64::from_le_bytes(*time))
+    }
+
+    /// When it was made, in milliseconds of unix time: by its writer's word, or else by its stamp.
+    pub fn time_ms(self) -> u64 {
+        self.time_given().unwrap_or(self.stamp().millis())
     }
 
     /// The value; `None` for a tombstone.
@@ -313,6 +346,7 @@ impl PartialEq for Version<'_> {
             && self.who == other.who
             && self.meta() == other.meta()
             && self.reqid() == other.reqid()
+            && self.time_given() == other.time_given()
             && self.value() == other.value()
     }
 }

@@ -80,7 +80,7 @@ needed! {
     RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
     RedisModule_ServerInfoGetFieldUnsigned RedisModule_SubscribeToServerEvent
     RedisModule_GetKeyNameFromIO RedisModule_GetDbIdFromIO RedisModule_GetSelectedDb
-    RedisModule_FreeCallReply RedisModule_CallReplyStringPtr RedisModule_CallReplyArrayElement
+    RedisModule_FreeCallReply RedisModule_CallReplyType RedisModule_CallReplyStringPtr RedisModule_CallReplyArrayElement
     RedisModule_GetDetachedThreadSafeContext
     RedisModule_RegisterClusterMessageReceiver RedisModule_SendClusterMessage
     RedisModule_SubscribeToKeyspaceEvents

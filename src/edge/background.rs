@@ -212,6 +212,7 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
         beyond: node.clock.beyond(),
         who: &Default::default(),
         limits: &node.limits,
+        answer: None,
     };
     let lapsed = lapse(bytes, record, &env);
     let trimmed = (drops > 0).then(|| Change::trim(bytes, drops));

@@ -12,7 +12,7 @@ use super::api::{api, raw};
 use super::guard::{self, Breaker};
 use super::metrics::METRICS;
 use super::register;
-use super::{failpoint, log};
+use super::{failpoint, log, propagate};
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
@@ -241,6 +241,14 @@ impl Call<'_> {
         let answer = unsafe { api!(RedisModule_Call)(self.ctx, c"maos.".as_ptr(), c"C".as_ptr()) };
         let reason = std::io::Error::last_os_error().raw_os_error();
         answer.is_null() && reason == Some(ENOENT)
+    }
+
+    /// The strings that the client sent, to be handed on as they are.
+    pub fn known(&self) -> propagate::Known<'_> {
+        propagate::Known {
+            strings: &self.argv[1..],
+            bytes: self.args,
+        }
     }
 
     /// The database that is selected.

@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, failpoint, guard, listeners, node, pause, waiting};
+use super::{background, conflicts, failpoint, guard, listeners, node, pause, waiting};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -62,6 +62,15 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
             let name = spec.name.trim_start_matches("MAOS.").to_ascii_lowercase();
             number(&format!("conflicts_{name}"), counter.get());
         }
+    }
+    for (name, counts) in conflicts::counts() {
+        let text = format!(
+            "conflicted={},resolved={}",
+            counts.conflicted, counts.resolved
+        );
+        let [name, text] = [name, text].map(|s| CString::new(s).unwrap_or_default());
+        // SAFETY: the context of this callback; the server copies both strings.
+        unsafe { api!(RedisModule_InfoAddFieldCString)(ctx, name.as_ptr(), text.as_ptr()) };
     }
     for (code, counter) in Code::ALL.iter().zip(&m.refusals) {
         if counter.get() > 0 {

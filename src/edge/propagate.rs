@@ -99,6 +99,26 @@ pub unsafe fn commit(
     }
 }
 
+/// Tells what a command of a client has changed, where that is several changes: in one transaction.
+///
+/// # Safety
+/// As for [`commit`].
+#[cold]
+pub unsafe fn commit_all(
+    ctx: *mut raw::RedisModuleCtx,
+    known: Known<'_>,
+    decided: &[Change<'_>],
+    scratch: &mut Vec<u8>,
+) {
+    // SAFETY: by the caller.
+    unsafe {
+        match listeners::any() {
+            true => decided.iter().for_each(|c| change(ctx, known, c, scratch)),
+            false => verbatim(ctx),
+        }
+    }
+}
+
 /// Replicates what was decided about the RESTORE in progress; it goes ahead of it, in one transaction.
 /// `ctx` is the module's own.
 pub fn restored(ctx: *mut raw::RedisModuleCtx, key: &[u8], restored: Restored) {
@@ -154,10 +174,10 @@ struct Strings<'s> {
 impl Strings<'_> {
     #[inline]
     fn find(&mut self, bytes: &[u8]) -> *mut raw::RedisModuleString {
-        let known = self.known.bytes[self.at..].iter();
-        let place = known
-            .zip(self.at..)
-            .find(|(k, _)| k.as_ptr() == bytes.as_ptr() && k.len() == bytes.len());
+        // Mostly in the order in which they came.
+        let (before, after) = self.known.bytes.split_at(self.at);
+        let known = after.iter().zip(self.at..).chain(before.iter().zip(0..));
+        let place = { known }.find(|(k, _)| k.as_ptr() == bytes.as_ptr() && k.len() == bytes.len());
         match place {
             Some((_, at)) => {
                 self.at = at + 1;

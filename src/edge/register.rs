@@ -129,7 +129,7 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
                 ptr::null_mut(),
             ),
-            Value | Name(_) | Owner | Json | Patch | Number | Pointer => (
+            KeyAgain | Value | Name(_) | Owner | Json | Patch | Number | Pointer => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),
             ),

@@ -419,6 +419,7 @@ fn decide(
         beyond: node.clock.beyond(),
         who,
         limits: &node.limits,
+        answer: None,
     };
     let Some(change) = want.decide(&records, &env)? else {
         return Ok(None);

@@ -17,8 +17,8 @@
 //! fences  = count, then for each: name bytes, token
 //!
 //! fact    = 1, kind, parts, stamp, author bytes, [agent bytes], [meta bytes], [reqid bytes],
-//!           [expires at], [drops for each key], [fence: name bytes, token]
-//! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops, 6 fence
+//!           [expires at], [drops for each key], [fence: name bytes, token], [time in ms]
+//! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops, 6 fence, 7 time
 //! turn    = count of tokens that hold no longer, these, 0 | 1 and mode, holder
 //! ```
 //!
@@ -402,6 +402,7 @@ const CLEARS: u8 = 8;
 const EXPIRES: u8 = 16;
 const HAS_DROPS: u8 = 32;
 const HAS_FENCE: u8 = 64;
+const HAS_TIME: u8 = 128;
 
 /// Appends the fact of a change: all of it but keys and values.
 pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
@@ -412,6 +413,7 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
         | bit(change.reqid.is_some(), HAS_REQID)
         | bit(drops, HAS_DROPS)
         | bit(change.fence.is_some(), HAS_FENCE)
+        | bit(change.time_ms.is_some(), HAS_TIME)
         | match change.expiry {
             Expiry::Keep => 0,
             Expiry::Clear => CLEARS,
@@ -422,7 +424,11 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
     w.number(change.stamp.0);
     w.bytes(&change.who.author);
     if parts & (HAS_AGENT | HAS_META | HAS_REQID) != 0 {
-        let texts = [change.who.agent.as_deref(), change.meta, change.reqid];
+        let texts = [
+            change.who.agent.as_deref(),
+            change.meta.as_deref(),
+            change.reqid,
+        ];
         texts.into_iter().flatten().for_each(|text| w.bytes(text));
     }
     if let Expiry::At(ms) = change.expiry {
@@ -436,6 +442,9 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
     if let Some((name, token)) = change.fence {
         w.bytes(name);
         w.number(token);
+    }
+    if let Some(ms) = change.time_ms {
+        w.number(ms);
     }
 }
 
@@ -461,7 +470,7 @@ pub fn decode_fact<'a>(
         _ => return Err(Damaged("a kind of change that only a later version knows")),
     };
     let parts = r.byte()?;
-    if parts >= HAS_FENCE * 2 || parts & (CLEARS | EXPIRES) == CLEARS | EXPIRES {
+    if parts & (CLEARS | EXPIRES) == CLEARS | EXPIRES {
         return Err(Damaged("unknown parts of a fact"));
     }
     let stamp = Stamp(r.number()?);
@@ -488,8 +497,9 @@ pub fn decode_fact<'a>(
         kind,
         stamp,
         who: interner.get(author, agent).clone(),
-        meta,
+        meta: meta.map(Cow::Borrowed),
         reqid,
+        time_ms: None,
         expiry,
         fence: None,
         writes: Default::default(),
@@ -515,6 +525,9 @@ pub fn decode_fact<'a>(
         let (name, token) = (r.bytes()?, r.number()?);
         check_fence(name, token)?;
         change.fence = Some((name, token));
+    }
+    if parts & HAS_TIME != 0 {
+        change.time_ms = Some(r.number()?);
     }
     r.end()?;
     Ok(change)

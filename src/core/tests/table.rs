@@ -7,7 +7,8 @@ use maos_core::wire::lock::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
-use maos_core::wire::update::*;
+use maos_core::wire::txn::*;
+use maos_core::wire::update::{self, How, IncrBy, Merge, MergeReply, Patch};
 use maos_core::wire::{Arg, Decoded, Reply, Request, Value};
 use maos_core::{Code, Refusal, Stamp};
 use proptest::prelude::*;
@@ -96,12 +97,15 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
     match arg.kind {
         ArgKind::Word => {}
         ArgKind::OneOf(of) => words(&of[0], out),
-        ArgKind::Block(of) => of.iter().for_each(|a| words(a, out)),
+        ArgKind::Block(of) => of
+            .iter()
+            .filter(|a| !a.optional)
+            .for_each(|a| words(a, out)),
         ArgKind::Patch => out.push(b"[]".to_vec()),
         ArgKind::Number => out.push(b"1.5".to_vec()),
         ArgKind::Pointer => out.push(b"/a".to_vec()),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
-        ArgKind::Key => out.push(b"key".to_vec()),
+        ArgKind::Key | ArgKind::KeyAgain => out.push(b"key".to_vec()),
         ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner => out.push(b"text".to_vec()),
         ArgKind::NumKeys => out.push(b"1".to_vec()),
         ArgKind::Integer(..)
@@ -258,7 +262,7 @@ proptest! {
         same(&r, &r.encode());
         let r = MSet { pairs: keys.iter().map(|(k, _, v)| (&k[..], &v[..])).collect(), options: origin.clone() };
         same(&r, &r.encode());
-        let r = MCas { items: keys.iter().map(|(k, s, v)| (&k[..], *s, &v[..])).collect(), options: origin };
+        let r = MCas { items: keys.iter().map(|(k, s, v)| (&k[..], *s, &v[..])).collect(), options: origin.clone() };
         same(&r, &r.encode());
         let r = MGet { keys: keys.iter().map(|(k, _, _)| &k[..]).collect(), form };
         same(&r, &r.encode());
@@ -279,6 +283,29 @@ proptest! {
         let r = Renew { key, token, ttl_ms };
         same(&r, &r.encode());
         let r = Locks { key };
+        same(&r, &r.encode());
+        for strategy in [update::Strategy::Reject, update::Strategy::Lww, update::Strategy::Fww, update::Strategy::Merge, update::Strategy::Function(value)] {
+            let options = WriteOptions { if_version: None, tokens: [token].into_iter().collect(), ..origin.clone() };
+            let r = Merge { key, base: version, value, strategy, ts: flags[0].then_some(ms), options };
+            same(&r, &r.encode());
+        }
+        let mut all: Vec<&[u8]> = keys.iter().map(|(k, _, _)| &k[..]).collect();
+        all.sort_unstable();
+        all.dedup();
+        let tests = [Test::Version(version), Test::Absent, Test::Exists, Test::Value(value), Test::Token(token)];
+        let bound = flags[0].then_some("1.50");
+        let actions = [
+            Action::Set(value, origin.expire), Action::Set(key, o.4), Action::Del, Action::Patch(value), Action::Get,
+            Action::IncrBy { delta: "-7", path: flags[1].then_some("/a~1b"), min: bound, max: flags[2].then_some("9") },
+        ];
+        let operation = |(n, action)| Operation { key: n % all.len(), action };
+        let r = Txn {
+            conditions: tests.into_iter().enumerate().map(|(n, test)| Condition { key: n % all.len(), test }).collect(),
+            then: actions.into_iter().enumerate().map(operation).collect(),
+            otherwise: vec![operation((3, Action::Get))],
+            options: origin,
+            keys: all.clone(),
+        };
         same(&r, &r.encode());
     }
 
@@ -324,6 +351,15 @@ proptest! {
         };
         both(HistoryReply(vec![entry.clone(), entry]));
         both(DiffReply(bytes()));
+        for how in How::ALL {
+            both(MergeReply::Applied(version, how));
+        }
+        let lost = Lost { version, value: Some(bytes()), author: Some(bytes()), agent: agent() };
+        both(MergeReply::Lost(lost, vec!["/a/b".into(), String::new()]));
+        both(TxnReply {
+            held: flags[0], version,
+            replies: vec![Outcome::Version(version), Outcome::Number(version, bytes()), Outcome::Value(Some(bytes())), Outcome::Value(None)],
+        });
     }
 
     #[test]

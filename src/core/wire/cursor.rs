@@ -74,6 +74,27 @@ impl<'c, 'a> Cursor<'c, 'a> {
         Ok(Some(tok))
     }
 
+    /// The next argument, which must be one of these words.
+    ///
+    /// # Errors
+    /// `ERR` if it is another, or there is none.
+    pub fn word(&mut self, what: &str, known: &[Tok]) -> Result<Tok, Refusal> {
+        let arg = self.bytes()?;
+        let tok = Tok::lookup(arg).filter(|tok| known.contains(tok));
+        tok.ok_or_else(|| {
+            let words: Vec<_> = known.iter().map(|tok| tok.word()).collect();
+            let words = words.join(", ");
+            self.bad(format!("{what} is one of {words}, not {}", Quoted(arg)))
+        })
+    }
+
+    /// The next argument if it is one of these words.
+    pub fn word_if(&mut self, known: &[Tok]) -> Option<Tok> {
+        let tok = Tok::lookup(self.args.get(self.at)?).filter(|tok| known.contains(tok))?;
+        self.at += 1;
+        Some(tok)
+    }
+
     /// The next argument as an integer from `min` to `max`.
     ///
     /// # Errors

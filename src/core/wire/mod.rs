@@ -1,7 +1,7 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`lock`]).
+//! [`update`], [`txn`], [`lock`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
@@ -11,6 +11,7 @@ pub mod reference;
 pub mod reply;
 pub mod spec;
 pub mod state;
+pub mod txn;
 pub mod update;
 
 pub use cursor::Cursor;
@@ -23,7 +24,8 @@ use crate::Refusal;
 pub mod requests {
     pub use super::lock::{Lock, Locks, MLock, Renew, Unlock};
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
-    pub use super::update::{IncrBy, Patch};
+    pub use super::txn::Txn;
+    pub use super::update::{IncrBy, Merge, Patch};
 }
 
 /// A request: arguments that have been understood, or are about to be sent.
@@ -48,7 +50,7 @@ macro_rules! for_each_command {
     ($then:ident) => {
         $then! {
             write Set, write Cas, read Get, write Del, write MSet, write MCas, read MGet,
-            read History, read Diff, write Rollback, write Patch, write IncrBy,
+            read History, read Diff, write Rollback, write Patch, write IncrBy, write Merge, write Txn,
             lock Lock, lock MLock, write Unlock, write Renew, read Locks
         }
     };

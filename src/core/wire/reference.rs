@@ -29,17 +29,25 @@ fn usage_of(arg: &Arg) -> String {
         ArgKind::Block(of) => join(of, " "),
         _ => arg.name.to_string(),
     };
+    let choice = matches!(arg.kind, ArgKind::OneOf(_));
     let mut text = match arg.token {
         Some(t) if inner.is_empty() => t.word().to_string(),
+        Some(t) if choice => format!("{} <{inner}>", t.word()),
         Some(t) => format!("{} {inner}", t.word()),
         None => inner,
     };
     if arg.multiple {
-        text = format!("{text} [{text} ...]");
+        text = match arg.token {
+            // Long enough to be said once.
+            Some(t) if choice || matches!(arg.kind, ArgKind::Block(_)) => {
+                format!("{text} [{} ...]", t.word())
+            }
+            _ => format!("{text} [{text} ...]"),
+        };
     }
     match (arg.optional, arg.kind) {
         (true, _) => format!("[{text}]"),
-        (false, ArgKind::OneOf(_)) => format!("<{text}>"),
+        (false, ArgKind::OneOf(_)) if arg.token.is_none() => format!("<{text}>"),
         _ => text,
     }
 }

@@ -155,6 +155,37 @@ pub trait Reply: Sized {
     fn is_lost_race(&self) -> bool {
         false
     }
+
+    /// True if it tells that a race was lost and made good.
+    fn is_resolved(&self) -> bool {
+        false
+    }
+}
+
+/// Any reply.
+impl Reply for Value {
+    fn emit(&self, to: &mut impl Sink) {
+        match self {
+            Value::Null => to.null(),
+            Value::Int(n) => to.int(*n),
+            Value::Bulk(bytes) => to.bulk(bytes),
+            Value::Array(items) => {
+                to.array(items.len());
+                items.iter().for_each(|item| item.emit(to));
+            }
+            Value::Map(pairs) => {
+                to.map(pairs.len());
+                for (key, value) in pairs {
+                    key.emit(to);
+                    value.emit(to);
+                }
+            }
+        }
+    }
+
+    fn decode(value: Value) -> Decoded<Value> {
+        Ok(value)
+    }
 }
 
 impl Value {

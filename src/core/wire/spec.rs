@@ -27,6 +27,9 @@ toks! {
     Version "VERSION" At "AT" WithVersion "WITHVERSION" Full "FULL"
     From "FROM" To "TO" Count "COUNT" Desc "DESC" Values "VALUES"
     JsonPatch "JSONPATCH" Path "PATH" Min "MIN" Max "MAX"
+    Strategy "STRATEGY" Reject "REJECT" Lww "LWW" Fww "FWW" Merge "MERGE" Function "FUNCTION" Ts "TS"
+    If "IF" Then "THEN" Else "ELSE" Absent "ABSENT" Exists "EXISTS" Value "VALUE"
+    Set "SET" Del "DEL" Patch "PATCH" IncrBy "INCRBY" Get "GET"
     Shared "SHARED" Wait "WAIT" Note "NOTE" Advisory "ADVISORY"
 }
 
@@ -50,6 +53,8 @@ impl Tok {
 pub enum ArgKind {
     /// A key: any bytes.
     Key,
+    /// One of the keys that were named before.
+    KeyAgain,
     /// Any bytes up to the setting `maos.value-max-bytes`.
     Value,
     /// A name: 1 to this many bytes.
@@ -306,7 +311,9 @@ impl CommandSpec {
 
     /// The tokens of which only one may be given, this one among them.
     pub fn exclusive(&self, tok: Tok) -> u64 {
+        // What follows a word of its own is that word's.
         self.all_args()
+            .filter(|a| a.token.is_none())
             .find(|a| matches!(a.kind, ArgKind::OneOf(_)) && a.tokens() & tok.bit() != 0)
             .map_or(tok.bit(), Arg::tokens)
     }
@@ -326,7 +333,7 @@ pub(super) const KEY: Arg = Arg::new("key", ArgKind::Key);
 pub(super) const VALUE: Arg = Arg::new("value", ArgKind::Value);
 pub(super) const NUMKEYS: Arg = Arg::new("numkeys", ArgKind::NumKeys);
 
-const EXPIRY: &[Arg] = &[
+pub(super) const EXPIRY: &[Arg] = &[
     Arg::option(
         Tok::Ex,
         "seconds",

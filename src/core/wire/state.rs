@@ -30,6 +30,30 @@ pub enum Expire {
     At(u64),
 }
 
+impl Expire {
+    /// What follows one of the words for it.
+    pub(super) fn take(tok: Tok, cursor: &mut Cursor<'_, '_>) -> Result<Expire, Refusal> {
+        let max = i64::MAX;
+        let mut int = |max| Ok(cursor.int(tok.word(), 1, max)?.unsigned_abs());
+        Ok(match tok {
+            Tok::Ex => Expire::In(int(max / 1000)? * 1000),
+            Tok::Px => Expire::In(int(max)?),
+            Tok::ExAt => Expire::At(int(max / 1000)? * 1000),
+            Tok::PxAt => Expire::At(int(max)?),
+            _ => Expire::Keep,
+        })
+    }
+
+    pub(super) fn encode(self, out: &mut Vec<Vec<u8>>) {
+        match self {
+            Expire::Unsaid => {}
+            Expire::Keep => push_word(out, Tok::KeepTtl),
+            Expire::In(ms) => push_number(out, Tok::Px, Some(ms)),
+            Expire::At(ms) => push_number(out, Tok::PxAt, Some(ms)),
+        }
+    }
+}
+
 /// The options of a write.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WriteOptions<'a> {
@@ -70,21 +94,9 @@ impl<'a> WriteOptions<'a> {
             Tok::Meta => self.meta = Some(cursor.meta()?),
             Tok::ReqId => self.reqid = Some(cursor.reqid()?),
             Tok::IfVersion => self.if_version = Some(cursor.version()?),
-            Tok::Ex => {
-                let s = cursor.int("EX", 1, i64::MAX / 1000)?;
-                self.expire = Expire::In(s.unsigned_abs() * 1000);
+            Tok::Ex | Tok::Px | Tok::ExAt | Tok::PxAt | Tok::KeepTtl => {
+                self.expire = Expire::take(tok, cursor)?;
             }
-            Tok::Px => {
-                self.expire = Expire::In(cursor.int("PX", 1, i64::MAX)?.unsigned_abs());
-            }
-            Tok::ExAt => {
-                let s = cursor.int("EXAT", 1, i64::MAX / 1000)?;
-                self.expire = Expire::At(s.unsigned_abs() * 1000);
-            }
-            Tok::PxAt => {
-                self.expire = Expire::At(cursor.int("PXAT", 1, i64::MAX)?.unsigned_abs());
-            }
-            Tok::KeepTtl => self.expire = Expire::Keep,
             Tok::Token if self.tokens.len() < TOKENS_MAX => self.tokens.push(cursor.token()?),
             Tok::Token => {
                 let text = format!("more than {TOKENS_MAX} tokens in one write");
@@ -105,12 +117,7 @@ impl<'a> WriteOptions<'a> {
         push_bytes(out, Tok::Meta, self.meta);
         push_bytes(out, Tok::ReqId, self.reqid);
         push_number(out, Tok::IfVersion, self.if_version);
-        match self.expire {
-            Expire::Unsaid => {}
-            Expire::Keep => push_word(out, Tok::KeepTtl),
-            Expire::In(ms) => push_number(out, Tok::Px, Some(ms)),
-            Expire::At(ms) => push_number(out, Tok::PxAt, Some(ms)),
-        }
+        self.expire.encode(out);
         for token in &self.tokens {
             push_number(out, Tok::Token, Some(token));
         }

@@ -535,6 +535,12 @@ fn chosen(request: &[Vec<u8>], live: &Result<Value, String>) -> Option<u64> {
         Value::Int(stamp) => *stamp,
         Value::Array(items) => match &items[..] {
             [Value::Int(1), Value::Int(stamp)] => *stamp,
+            // MAOS.MERGE; what is kept stands one above what it was kept from.
+            [Value::Int(1), Value::Int(stamp), Value::Bulk(how)] => {
+                stamp - i64::from(how == b"kept")
+            }
+            // MAOS.TXN
+            [Value::Int(_), Value::Int(stamp), Value::Array(_)] => *stamp,
             // MAOS.INCRBY
             [Value::Int(stamp), Value::Bulk(_)] => *stamp,
             [Value::Int(token), Value::Int(_)] => *token,
