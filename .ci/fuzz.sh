@@ -9,7 +9,7 @@ seconds=${FUZZ_SECONDS:-60}
 jobs=${FUZZ_JOBS:-$(getconf _NPROCESSORS_ONLN)}
 out=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 targets=("$@")
-((${#targets[@]})) || targets=(record shaped fact request)
+((${#targets[@]})) || targets=(record shaped fact request document)
 
 command -v c++ >/dev/null || { echo 'libFuzzer is built with a C++ compiler (Debian: apt-get install g++)' >&2; exit 1; }
 

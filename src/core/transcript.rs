@@ -64,6 +64,14 @@ struct Names {
     largest: i64,
 }
 
+/// The words of a request line, `'...'` and `"..."` being one each.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn split(line: &str) -> Result<Vec<Vec<u8>>, String> {
+    words(line, &Names::default())
+}
+
 fn words(line: &str, names: &Names) -> Result<Vec<Vec<u8>>, String> {
     let mut words = vec![];
     let mut p = Parser::new(line);

@@ -93,6 +93,13 @@ fn refused(said: &[u8]) -> (Code, String) {
     let shown = &said[..said.len().min(400)];
     let said = shown.trim_ascii().escape_ascii().to_string();
     let code = match said.split(' ').next().and_then(Code::from_word) {
+        // As servers word it that name no code.
+        _ if said
+            .to_ascii_lowercase()
+            .contains("acl verification failed") =>
+        {
+            Code::NoPerm
+        }
         Some(Code::Err) if said.starts_with("ERR Function not found") => Code::NotFound,
         Some(code) => code,
         None => Code::Err,

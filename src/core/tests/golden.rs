@@ -76,6 +76,35 @@ fn locked() -> Model {
     m
 }
 
+/// Values whose writers say when they were made.
+fn timed() -> Model {
+    let mut m = Model::at(1_790_000_000_000_000);
+    m.run(&[b"MAOS.SET", b"late", b"first"]).unwrap();
+    for (ts, options) in [
+        ("1790000009000", &[][..]),
+        (
+            "1790000005000",
+            &[&b"BY"[..], b"b", b"META", b"{\"why\":1}"][..],
+        ),
+        ("1790000012000", &[b"REQID", b"r"]),
+        ("1790000001000", &[]),
+    ] {
+        m.now_us += 1_000_000;
+        let line = [
+            &b"MAOS.MERGE"[..],
+            b"late",
+            b"1",
+            ts.as_bytes(),
+            b"STRATEGY",
+            b"LWW",
+            b"TS",
+            ts.as_bytes(),
+        ];
+        m.run(&[&line[..], options].concat()).unwrap();
+    }
+    m
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -132,12 +161,14 @@ fn facts(m: &Model) -> Vec<String> {
 fn records_are_encoded_as_they_were() {
     frozen("record-v1.txt", &records(&sample()));
     frozen("record-v1-locks.txt", &records(&locked()));
+    frozen("record-v1-times.txt", &records(&timed()));
 }
 
 #[test]
 fn facts_are_encoded_as_they_were() {
     frozen("fact-v1.txt", &facts(&sample()));
     frozen("fact-v1-locks.txt", &facts(&locked()));
+    frozen("fact-v1-times.txt", &facts(&timed()));
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -150,6 +181,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn frozen_records_and_facts_still_load() {
     still_load(&sample(), "record-v1.txt", "fact-v1.txt");
     still_load(&locked(), "record-v1-locks.txt", "fact-v1-locks.txt");
+    still_load(&timed(), "record-v1-times.txt", "fact-v1-times.txt");
 }
 
 fn still_load(m: &Model, records: &str, facts: &str) {

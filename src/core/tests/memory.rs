@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use maos_core::model::Model;
+use maos_core::wire::Value;
 use maos_core::Code;
 
 /// Counts what is allocated, and the most there was. The only test here is alone with it.
@@ -54,6 +55,15 @@ fn a_refusal_takes_less_than_twice_its_input_and_a_mebibyte() {
     let pointer = "/a".repeat(SIZE / 2);
     let number = "9".repeat(SIZE);
     let one: &[u8] = b"1";
+    let Ok(Value::Int(base)) = model.run(&[b"MAOS.SET", b"m", b"{}"]) else {
+        panic!("it is written");
+    };
+    model.run(&[b"MAOS.SET", b"m", b"{\"theirs\":1}"]).unwrap();
+    let base = base.to_string();
+    let merging = |value| {
+        let base = base.as_bytes();
+        vec![&b"MAOS.MERGE"[..], b"m", base, value, b"STRATEGY", b"MERGE"]
+    };
     for (code, words) in [
         (Code::Limit, vec![&b"MAOS.PATCH"[..], b"k", deep.as_bytes()]),
         (Code::Limit, vec![b"MAOS.PATCH", b"k", closed.as_bytes()]),
@@ -70,6 +80,26 @@ fn a_refusal_takes_less_than_twice_its_input_and_a_mebibyte() {
             vec![b"MAOS.INCRBY", b"doc", one, b"PATH", pointer.as_bytes()],
         ),
         (Code::Err, vec![b"MAOS.INCRBY", b"k", number.as_bytes()]),
+        (Code::Limit, merging(deep.as_bytes())),
+        (Code::Limit, merging(many.as_bytes())),
+        (Code::Limit, merging(members.as_bytes())),
+        (Code::NotJson, merging(open.as_bytes())),
+        (
+            Code::Limit,
+            vec![
+                b"MAOS.TXN",
+                b"1",
+                b"k",
+                b"THEN",
+                b"SET",
+                b"k",
+                one,
+                b"THEN",
+                b"PATCH",
+                b"k",
+                deep.as_bytes(),
+            ],
+        ),
     ] {
         let input: usize = words.iter().map(|w| w.len()).sum();
         let mut refused = None;

@@ -15,6 +15,10 @@ const LINES: &[(&str, bool, bool)] = &[
     ("MAOS.ROLLBACK KEY VERSION -1", true, true),
     ("MAOS.MSET 1 KEY v", false, true),
     ("MAOS.MCAS 1 KEY 0 v", true, true),
+    ("MAOS.PATCH KEY {}", true, true),
+    ("MAOS.INCRBY KEY 1", true, true),
+    ("MAOS.MERGE KEY 1 v", true, true),
+    ("MAOS.TXN 1 KEY THEN GET KEY", true, true),
     ("MAOS.LOCK KEY a 1000", false, true),
     ("MAOS.MLOCK 1 KEY a 1000", false, true),
     ("MAOS.RENEW KEY 5 1000", false, true),
@@ -32,7 +36,7 @@ fn key_patterns_hold_for_every_command() {
         ("worker", "~app:*", true, true),
         ("nobody", "", false, false),
     ] {
-        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas +maos.lock +maos.mlock +maos.renew +maos.unlock +maos.locks";
+        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas +maos.patch +maos.incrby +maos.merge +maos.txn +maos.lock +maos.mlock +maos.renew +maos.unlock +maos.locks";
         admin
             .run(&format!(
                 "ACL SETUSER {user} on >secret {patterns} {commands}"
@@ -51,6 +55,8 @@ fn key_patterns_hold_for_every_command() {
         // One foreign key among several is enough.
         assert_eq!(conn.run("MAOS.MGET 2 app:k other:k").code(), "NOPERM");
         assert_eq!(conn.run("MAOS.MSET 2 app:k v other:k v").code(), "NOPERM");
+        let txn = "MAOS.TXN 2 app:k other:k THEN GET app:k";
+        assert_eq!(conn.run(txn).code(), "NOPERM");
         // However the number is written: what is not counted is not read.
         for n in ["+1", "01", "1.0", " 1", "1 ", "0x1", ""] {
             assert!(cmd!(conn, "MAOS.MGET", n, "other:k").is_err(), "{n:?}");

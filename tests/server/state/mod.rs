@@ -4,6 +4,7 @@ mod aba;
 mod acl;
 mod atomic;
 mod cluster;
+mod conflicts;
 mod docs;
 mod failpoints;
 mod faults;
