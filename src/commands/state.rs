@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use maos_core::change::Kind;
+use maos_core::change::{Change, Kind};
 use maos_core::lock::{is_held_by, LockCommand};
 use maos_core::record::Record;
-use maos_core::state::{Commit, Decision, Env, Question, ReadCommand, View, WriteCommand};
+use maos_core::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
 use maos_core::wire::lock::WaiterReply;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::{Keys, Reply, Request};
@@ -220,14 +220,20 @@ fn decide<'a, C: WriteCommand<'a>>(
             call.reply(&reply);
             return Ok(Came::Done);
         }
-        Decision::Commit(commit) => Err(commit),
+        Decision::Commit(changes, reply) => {
+            failpoint::hit("decided");
+            // It may show what is about to change, and what is decided cannot fail any more.
+            call.reply(&reply);
+            Err(changes)
+        }
         Decision::Ask(question) => return Ok(Came::Asks(question)),
     };
     let change = match decided {
         Ok(change) => change,
-        Err(commit) => {
+        Err(changes) => {
             count_merge(call, request, true);
-            return Ok(commit_all(call, keys, *commit, stamp, now_us, node));
+            commit_all(call, keys, &changes, stamp, now_us, node);
+            return Ok(Came::Done);
         }
     };
     failpoint::hit("decided");
@@ -251,21 +257,20 @@ fn decide<'a, C: WriteCommand<'a>>(
     Ok(Came::Done)
 }
 
-/// Applies the changes of one commit and sends them in one transaction, then answers.
+/// Applies the changes of one commit and sends them in one transaction.
 #[cold]
-fn commit_all<'a>(
-    call: &Call<'a>,
+fn commit_all(
+    call: &Call<'_>,
     keys: &mut [Key<'_>],
-    commit: Commit<'_>,
+    changes: &[Change<'_>],
     offered: Stamp,
     now_us: u64,
     node: &mut Node,
-) -> Came<'a> {
-    failpoint::hit("decided");
+) {
     // Made by this clock, unless a version that is replaced lies beyond.
-    let own = commit.changes.first().is_some_and(|c| c.stamp == offered);
+    let own = changes.first().is_some_and(|c| c.stamp == offered);
     guard::applying(|| {
-        for change in &commit.changes {
+        for change in changes {
             for (n, write) in change.writes.iter().enumerate() {
                 // A change names some of the keys.
                 let key = keys.iter_mut().find(|key| key.name() == write.key);
@@ -275,16 +280,12 @@ fn commit_all<'a>(
             node.committed(change.stamp, offered, now_us);
         }
         // SAFETY: the context and the strings of this call.
-        unsafe {
-            propagate::commit_all(call.ctx, call.known(), &commit.changes, &mut node.scratch)
-        };
+        unsafe { propagate::commit_all(call.ctx, call.known(), changes, &mut node.scratch) };
     });
-    for write in commit.changes.iter().flat_map(|c| &c.writes) {
+    for write in changes.iter().flat_map(|c| &c.writes) {
         METRICS.writes.one();
         METRICS.trimmed.add(write.drops as u64);
     }
-    call.reply(&commit.reply);
-    Came::Done
 }
 
 #[cold]

@@ -26,12 +26,10 @@ use crate::json::Node;
 use crate::record::{Record, Version};
 use crate::refusal::Quoted;
 use crate::state::{
-    drops, leaves, lost, meet, version_of, write_one, Commit, Decision, Env, Met, Question,
-    WriteCommand,
+    drops, leaves, lost, meet, version_of, write_one, Decision, Env, Met, Question, WriteCommand,
 };
 use crate::update::{present, VALUE};
 use crate::wire::update::{How, Merge, MergeReply, Strategy};
-use crate::wire::Value;
 use crate::{Code, Refusal, Stamp};
 
 const MINE: &str = "the value given";
@@ -85,9 +83,8 @@ impl<'a> Merge<'a> {
 
     /// The commit of one change that is no fast-forward.
     fn done<'r>(&self, change: Change<'a>, how: How) -> Decided<'a, 'r> {
-        let reply = Value::of(&MergeReply::Applied(change.stamp, how));
-        let changes = smallvec![change];
-        Ok(Decision::Commit(Box::new(Commit { changes, reply })))
+        let reply = MergeReply::Applied(change.stamp, how);
+        Ok(Decision::Commit(smallvec![change], reply))
     }
 
     /// Mine becomes history, and what was there stands over it again, with its author and its time.
@@ -125,9 +122,8 @@ impl<'a> Merge<'a> {
                 turn: None,
             }],
         };
-        let reply = Value::of(&MergeReply::Applied(stamp, How::Kept));
-        let changes = smallvec![loser, again];
-        Ok(Decision::Commit(Box::new(Commit { changes, reply })))
+        let reply = MergeReply::Applied(stamp, How::Kept);
+        Ok(Decision::Commit(smallvec![loser, again], reply))
     }
 
     fn three_way<'r>(&self, record: &'r Record, theirs: &[u8], env: &Env<'_>) -> Decided<'a, 'r> {

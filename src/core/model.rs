@@ -202,7 +202,7 @@ impl Model {
                 let reply = Value::of(&request.committed(&change));
                 Ok((smallvec::smallvec![change], reply))
             }
-            Decision::Commit(commit) => Ok((commit.changes, commit.reply)),
+            Decision::Commit(changes, reply) => Ok((changes, Value::of(&reply))),
             Decision::Ask(question) => Err(question),
         };
         let (changes, reply) = match decided {

@@ -16,7 +16,7 @@ use crate::refusal::Quoted;
 use crate::wire::lock::WaiterReply;
 use crate::wire::state::*;
 use crate::wire::update::Strategy;
-use crate::wire::{Request, Value};
+use crate::wire::Request;
 use crate::{json, lock, Code, Refusal, Stamp, Who};
 
 /// What a decision may know besides the records.
@@ -62,19 +62,11 @@ pub enum Decision<'a, R> {
     /// Nothing changes; this is the answer.
     Answer(R),
     /// These are to be applied, one after the other, and this is the answer then: a commit whose keys do not
-    /// all change alike, or one that gives a key two versions.
-    Commit(Box<Commit<'a>>),
+    /// all change alike, or one that gives a key two versions. Stamps do not fall, and no two changes with the
+    /// same stamp are about the same key.
+    Commit(SmallVec<[Change<'a>; 2]>, R),
     /// Somebody else is to be asked first.
     Ask(Box<Question<'a>>),
-}
-
-/// Changes that are one commit, and its reply.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    /// The changes, stamps not falling. No two with the same stamp are about the same key.
-    pub changes: SmallVec<[Change<'a>; 2]>,
-    /// The reply.
-    pub reply: Value,
 }
 
 /// A merge that a Redis Function decides.

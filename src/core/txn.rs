@@ -14,13 +14,12 @@ use crate::record::Record;
 use crate::refusal::Quoted;
 use crate::state::{
     check_origin, check_value, drops, expiry, leaves, refuse_twice, stamp_over, version_of,
-    written_before, Commit, Decision, Env, WriteCommand,
+    written_before, Decision, Env, WriteCommand,
 };
 use crate::update::present;
 use crate::wire::state::{Expire, WriteOptions};
 use crate::wire::txn::{Action, Condition, Operation, Outcome, Test, Txn, TxnReply};
 use crate::wire::update::{IncrBy, Patch};
-use crate::wire::Value;
 use crate::{lock, Code, Refusal, Stamp};
 
 /// What a key would hold.
@@ -300,10 +299,7 @@ impl<'a> WriteCommand<'a> for Txn<'a> {
         };
         Ok(match changes.is_empty() {
             true => Decision::Answer(reply),
-            false => Decision::Commit(Box::new(Commit {
-                reply: Value::of(&reply),
-                changes,
-            })),
+            false => Decision::Commit(changes, reply),
         })
     }
 

@@ -1,8 +1,6 @@
 //! Locks: taken and given back alone, fought for by many, handed on, and the turns that updates take.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +10,9 @@ use maos_core::waits::{Place, Waiter, Waits, NODE_WAITERS_MAX};
 use crate::data::{key, load_script, words};
 use crate::harness::{eventually, Conn, Server, PATIENCE};
 use crate::knobs::Knobs;
+use crate::lane::{alternate, header, row, Lane};
 use crate::machine;
-use crate::table::{median, spread, title, Target};
+use crate::table::{median, title, Target};
 
 /// The usual release: only by who set it.
 pub const LUA_RELEASE: &str =
@@ -59,44 +58,7 @@ impl Way {
     }
 }
 
-/// One connection.
-struct Lane {
-    stream: BufReader<TcpStream>,
-    line: Vec<u8>,
-}
-
 impl Lane {
-    fn new(server: &Server) -> Lane {
-        let stream = TcpStream::connect(("127.0.0.1", server.port())).expect("the server is up");
-        let set = stream.set_nodelay(true);
-        set.expect("a socket can be told not to wait");
-        Lane {
-            stream: BufReader::with_capacity(16 << 10, stream),
-            line: vec![],
-        }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.stream
-            .get_mut()
-            .write_all(bytes)
-            .expect("the server reads");
-    }
-
-    fn line(&mut self) -> &[u8] {
-        self.line.clear();
-        let read = self.stream.read_until(b'\n', &mut self.line);
-        read.expect("the server answers");
-        assert_ne!(self.line[0], b'-', "{}", self.line.escape_ascii());
-        self.line.trim_ascii_end()
-    }
-
-    fn number(&mut self) -> u64 {
-        let line = self.line();
-        let number = line.strip_prefix(b":").map(String::from_utf8_lossy);
-        number.and_then(|n| n.parse().ok()).expect("a number")
-    }
-
     /// The reply to a request for a lock: the token (1 for theirs), or nothing.
     fn taken(&mut self) -> Option<u64> {
         match self.line() {
@@ -109,35 +71,6 @@ impl Lane {
             _ => None,
         }
     }
-}
-
-fn alternate<T>(knobs: &Knobs, mut run: impl FnMut(bool) -> T) -> Vec<(T, T)> {
-    let round = |i: usize| {
-        if i.is_multiple_of(2) {
-            let theirs = run(false);
-            return (run(true), theirs);
-        }
-        (run(true), run(false))
-    };
-    (0..knobs.rounds).map(round).collect()
-}
-
-fn row(name: &str, ours: &[f64], theirs: &[f64], unit: f64, target: Target) {
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(o, t)| o / t).collect();
-    println!(
-        "{name:<44} {:>11.1} {:>11.1}  {:<22} {}",
-        median(ours) / unit,
-        median(theirs) / unit,
-        spread(&ratios),
-        target.judge(median(&ratios)),
-    );
-}
-
-fn header() {
-    println!(
-        "{:<44} {:>11} {:>11}  {:<22} target",
-        "", "ours", "theirs", "ratio"
-    );
 }
 
 /// A lock for each, that nobody else wants.

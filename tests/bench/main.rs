@@ -9,11 +9,13 @@ mod cas;
 mod data;
 mod instructions;
 mod knobs;
+mod lane;
 mod locks;
 mod machine;
 mod memory;
 mod table;
 mod throughput;
+mod updates;
 
 use std::env;
 
@@ -22,10 +24,11 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
     ("locks", locks::run),
+    ("updates", updates::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];

@@ -7,6 +7,7 @@ pub mod node;
 pub mod patch;
 pub mod pointer;
 
+use memchr::memchr2;
 use serde_json::Value;
 
 use crate::config::{JSON_DEPTH_MAX, JSON_ELEMENTS_MAX};
@@ -20,8 +21,9 @@ pub use pointer::Pointer;
 /// memory. Right for JSON; for anything else some numbers.
 fn shape(text: &[u8]) -> (usize, usize) {
     let (mut depth, mut deepest, mut elements) = (0usize, 0, 1);
-    let mut bytes = text.iter();
-    while let Some(b) = bytes.next() {
+    let mut at = 0;
+    while let Some(b) = text.get(at) {
+        at += 1;
         match b {
             b'{' | b'[' => {
                 depth += 1;
@@ -30,21 +32,24 @@ fn shape(text: &[u8]) -> (usize, usize) {
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             b',' => elements += 1,
-            b'"' => {
-                while let Some(b) = bytes.next() {
-                    match b {
-                        b'\\' => {
-                            bytes.next();
-                        }
-                        b'"' => break,
-                        _ => {}
-                    }
-                }
-            }
+            b'"' => at = after_string(text, at),
             _ => {}
         }
     }
     (deepest, elements)
+}
+
+/// Where it goes on behind a string of which the first byte after the quotation mark is here. Most of a
+/// document is strings, and what is looked for in them is rare.
+fn after_string(text: &[u8], mut at: usize) -> usize {
+    while let Some(next) = text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += next;
+        if text[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    text.len()
 }
 
 fn check_depth(what: &str, depth: usize) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use serde::de::IgnoredAny;
 
-use super::{check_shape, decimal, not_json};
+use super::{after_string, check_shape, decimal, not_json};
 use crate::{Code, Refusal};
 
 /// A JSON value.
@@ -347,7 +347,7 @@ impl<'a> Scan<'a> {
         while let Some(b) = bytes.get(self.at) {
             match b {
                 b'"' => {
-                    self.skip_string();
+                    self.at = after_string(bytes, self.at + 1);
                     if depth == 0 {
                         break;
                     }
@@ -368,21 +368,6 @@ impl<'a> Scan<'a> {
             self.at += 1;
         }
         &self.text[start..self.at]
-    }
-
-    fn skip_string(&mut self) {
-        let bytes = self.text.as_bytes();
-        self.at += 1;
-        while let Some(b) = bytes.get(self.at) {
-            self.at += match b {
-                b'\\' => 2,
-                _ => 1,
-            };
-            if *b == b'"' {
-                break;
-            }
-        }
-        self.at = self.at.min(bytes.len());
     }
 }
 

@@ -1,13 +1,13 @@
 //! Walks over arguments, with the table in hand.
 
-use super::spec::{parse_count, CommandSpec, Tok};
+use super::spec::{parse_count, Rules, Tok};
 use crate::config::{AGENT_MAX, KEYS_MAX, META_MAX, REQID_MAX};
 use crate::refusal::Quoted;
 use crate::{Code, Refusal, Stamp};
 
 /// A position in a command's arguments.
 pub struct Cursor<'c, 'a> {
-    spec: &'static CommandSpec,
+    rules: &'static Rules,
     args: &'c [&'a [u8]],
     at: usize,
     seen: u64,
@@ -16,9 +16,9 @@ pub struct Cursor<'c, 'a> {
 impl<'c, 'a> Cursor<'c, 'a> {
     /// At the first argument after the command's name.
     #[inline(always)]
-    pub fn new(spec: &'static CommandSpec, args: &'c [&'a [u8]]) -> Self {
+    pub fn new(rules: &'static Rules, args: &'c [&'a [u8]]) -> Self {
         Cursor {
-            spec,
+            rules,
             args,
             at: 0,
             seen: 0,
@@ -58,16 +58,16 @@ impl<'c, 'a> Cursor<'c, 'a> {
 
     fn take_option(&mut self, word: &[u8]) -> Result<Option<Tok>, Refusal> {
         self.at += 1;
-        let tok = Tok::lookup(word)
-            .filter(|t| self.spec.tokens() & t.bit() != 0)
+        let rules = self.rules;
+        let tok = Tok::among(rules.known, word)
             .ok_or_else(|| self.bad(format!("unknown option {}", Quoted(word))))?;
-        if self.spec.is_reserved(tok) {
+        if rules.reserved & tok.bit() != 0 {
             return Err(self.bad(format!("{} is not offered by this version", tok.word())));
         }
-        if self.seen & tok.bit() != 0 && !self.spec.is_repeatable(tok) {
+        if self.seen & !rules.repeatable & tok.bit() != 0 {
             return Err(self.bad(format!("{} is given twice", tok.word())));
         }
-        if self.seen & self.spec.exclusive(tok) & !tok.bit() != 0 {
+        if self.seen & rules.exclusive[tok as usize] & !tok.bit() != 0 {
             return Err(self.bad(format!("{} excludes another option given", tok.word())));
         }
         self.seen |= tok.bit();
@@ -80,7 +80,7 @@ impl<'c, 'a> Cursor<'c, 'a> {
     /// `ERR` if it is another, or there is none.
     pub fn word(&mut self, what: &str, known: &[Tok]) -> Result<Tok, Refusal> {
         let arg = self.bytes()?;
-        let tok = Tok::lookup(arg).filter(|tok| known.contains(tok));
+        let tok = known.iter().copied().find(|tok| tok.is(arg));
         tok.ok_or_else(|| {
             let words: Vec<_> = known.iter().map(|tok| tok.word()).collect();
             let words = words.join(", ");
@@ -90,7 +90,8 @@ impl<'c, 'a> Cursor<'c, 'a> {
 
     /// The next argument if it is one of these words.
     pub fn word_if(&mut self, known: &[Tok]) -> Option<Tok> {
-        let tok = Tok::lookup(self.args.get(self.at)?).filter(|tok| known.contains(tok))?;
+        let word = self.args.get(self.at)?;
+        let tok = known.iter().copied().find(|tok| tok.is(word))?;
         self.at += 1;
         Some(tok)
     }
@@ -242,7 +243,7 @@ impl<'c, 'a> Cursor<'c, 'a> {
 
     /// The error for arguments that break this command's syntax.
     pub fn bad(&self, what: String) -> Refusal {
-        Refusal::new(Code::Err, format!("{}: {what}", self.spec.name))
+        Refusal::new(Code::Err, format!("{}: {what}", self.rules.spec.name))
     }
 
     #[cold]

@@ -87,7 +87,7 @@ impl<'a> Request<'a> for Lock<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut lock = Lock {
             key: c.bytes()?,
             owner: c.name("owner", OWNER_MAX)?,
@@ -192,7 +192,7 @@ impl<'a> Request<'a> for MLock<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let n = c.numkeys(1)?;
         let mut keys = Vec::with_capacity(n);
         for _ in 0..n {
@@ -291,7 +291,7 @@ impl<'a> Request<'a> for Unlock<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let unlock = Unlock {
             key: c.bytes()?,
             token: c.token()?,
@@ -355,7 +355,7 @@ impl<'a> Request<'a> for Renew<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let renew = Renew {
             key: c.bytes()?,
             token: c.token()?,
@@ -417,7 +417,7 @@ impl<'a> Request<'a> for Locks<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let locks = Locks { key: c.bytes()? };
         c.option()?;
         Ok(locks)

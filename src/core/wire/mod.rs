@@ -16,7 +16,7 @@ pub mod update;
 
 pub use cursor::Cursor;
 pub use reply::{Decoded, Reply, Sink, Value};
-pub use spec::{Access, Arg, ArgKind, CommandSpec, Keys, Tok};
+pub use spec::{Access, Arg, ArgKind, CommandSpec, Keys, Rules, Tok};
 
 use crate::Refusal;
 
@@ -32,6 +32,9 @@ pub mod requests {
 pub trait Request<'a>: Sized {
     /// The table's entry.
     const SPEC: &'static CommandSpec;
+
+    /// What its options may be.
+    const RULES: &'static Rules = &Rules::of(Self::SPEC);
 
     /// Understands the arguments after the command's name.
     ///

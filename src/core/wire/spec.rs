@@ -39,12 +39,23 @@ impl Tok {
         1 << self as u32
     }
 
-    /// The token of a word, if there is one.
-    pub fn lookup(word: &[u8]) -> Option<Tok> {
-        Tok::ALL
-            .iter()
-            .copied()
-            .find(|t| t.word().as_bytes().eq_ignore_ascii_case(word))
+    /// Whether a word is this one.
+    #[inline]
+    pub fn is(self, word: &[u8]) -> bool {
+        self.word().as_bytes().eq_ignore_ascii_case(word)
+    }
+
+    /// The token of a word, if it is one of a set.
+    pub fn among(set: u64, word: &[u8]) -> Option<Tok> {
+        let mut left = set;
+        while left != 0 {
+            let tok = Tok::ALL[left.trailing_zeros() as usize];
+            if tok.is(word) {
+                return Some(tok);
+            }
+            left &= left - 1;
+        }
+        None
     }
 }
 
@@ -168,14 +179,17 @@ impl Arg {
         }
     }
 
-    const fn tokens(&self) -> u64 {
-        let own = match self.token {
+    const fn own_token(&self) -> u64 {
+        match self.token {
             Some(t) => t.bit(),
             None => 0,
-        };
+        }
+    }
+
+    const fn tokens(&self) -> u64 {
         match self.kind {
-            ArgKind::OneOf(args) | ArgKind::Block(args) => own | tokens_of(args),
-            _ => own,
+            ArgKind::OneOf(args) | ArgKind::Block(args) => self.own_token() | tokens_of(args),
+            _ => self.own_token(),
         }
     }
 }
@@ -309,23 +323,68 @@ impl CommandSpec {
         set
     }
 
-    /// The tokens of which only one may be given, this one among them.
-    pub fn exclusive(&self, tok: Tok) -> u64 {
-        // What follows a word of its own is that word's.
-        self.all_args()
-            .filter(|a| a.token.is_none())
-            .find(|a| matches!(a.kind, ArgKind::OneOf(_)) && a.tokens() & tok.bit() != 0)
-            .map_or(tok.bit(), Arg::tokens)
-    }
-
-    /// True if the token may be given more than once.
-    pub fn is_repeatable(&self, tok: Tok) -> bool {
-        self.all_args().any(|a| a.token == Some(tok) && a.multiple)
-    }
-
     /// True if the token's place is kept and it is not offered yet.
     pub fn is_reserved(&self, tok: Tok) -> bool {
         self.all_args().any(|a| a.token == Some(tok) && a.reserved)
+    }
+}
+
+/// What the words of a command's options may be, worked out once from its entry.
+#[derive(Debug)]
+pub struct Rules {
+    /// The entry.
+    pub spec: &'static CommandSpec,
+    /// All that stand in it.
+    pub(super) known: u64,
+    /// Those whose place is kept.
+    pub(super) reserved: u64,
+    /// Those that may be given more than once.
+    pub(super) repeatable: u64,
+    /// For each, those of which only one may be given.
+    pub(super) exclusive: [u64; Tok::ALL.len()],
+}
+
+impl Rules {
+    /// Of an entry.
+    pub const fn of(spec: &'static CommandSpec) -> Rules {
+        let mut rules = Rules {
+            spec,
+            known: spec.tokens(),
+            reserved: 0,
+            repeatable: 0,
+            exclusive: [0; Tok::ALL.len()],
+        };
+        rules.note(spec.args);
+        let mut group = 0;
+        while group < spec.options.len() {
+            rules.note(spec.options[group]);
+            group += 1;
+        }
+        rules
+    }
+
+    const fn note(&mut self, args: &[Arg]) {
+        let mut i = 0;
+        while i < args.len() {
+            let arg = &args[i];
+            if arg.reserved {
+                self.reserved |= arg.own_token();
+            }
+            if arg.multiple {
+                self.repeatable |= arg.own_token();
+            }
+            // What follows a word of its own is that word's.
+            if let (ArgKind::OneOf(of), None) = (&arg.kind, arg.token) {
+                let mut tok = 0;
+                while tok < self.exclusive.len() {
+                    if tokens_of(of) & (1 << tok) != 0 {
+                        self.exclusive[tok] = tokens_of(of);
+                    }
+                    tok += 1;
+                }
+            }
+            i += 1;
+        }
     }
 }
 

@@ -580,7 +580,7 @@ impl<'a> Request<'a> for Set<'a> {
 
     #[inline(always)]
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         Ok(Set {
             key: c.bytes()?,
             value: c.bytes()?,
@@ -639,7 +639,7 @@ impl<'a> Request<'a> for Cas<'a> {
 
     #[inline(always)]
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         Ok(Cas {
             key: c.bytes()?,
             version: c.version()?,
@@ -700,7 +700,7 @@ impl<'a> Request<'a> for Get<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut get = Get {
             key: c.bytes()?,
             select: None,
@@ -767,7 +767,7 @@ impl<'a> Request<'a> for Del<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         Ok(Del {
             key: c.bytes()?,
             options: WriteOptions::parse(c)?,
@@ -820,7 +820,7 @@ impl<'a> Request<'a> for MSet<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let n = c.numkeys(2)?;
         let mut pairs = Vec::with_capacity(n);
         for _ in 0..n {
@@ -888,7 +888,7 @@ impl<'a> Request<'a> for MCas<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let n = c.numkeys(3)?;
         let mut items = Vec::with_capacity(n);
         for _ in 0..n {
@@ -947,7 +947,7 @@ impl<'a> Request<'a> for MGet<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let n = c.numkeys(1)?;
         let mut mget = MGet {
             keys: Vec::with_capacity(n),
@@ -1027,7 +1027,7 @@ impl<'a> Request<'a> for History<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut h = History {
             key: c.bytes()?,
             ..History::default()
@@ -1100,7 +1100,7 @@ impl<'a> Request<'a> for Diff<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let diff = Diff {
             key: c.bytes()?,
             from: c.version_ref()?,
@@ -1159,7 +1159,7 @@ impl<'a> Request<'a> for Rollback<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let key = c.bytes()?;
         let mut select = None;
         let mut options = WriteOptions::default();

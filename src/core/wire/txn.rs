@@ -213,7 +213,7 @@ impl<'a> Request<'a> for Txn<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let count = c.numkeys(1)?;
         if count > TXN_KEYS_MAX {
             let text = format!("{count} keys in one transaction, at most {TXN_KEYS_MAX} are taken");

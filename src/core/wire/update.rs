@@ -63,7 +63,7 @@ impl<'a> Request<'a> for Patch<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut patch = Patch {
             key: c.bytes()?,
             patch: c.bytes()?,
@@ -162,7 +162,7 @@ impl<'a> Request<'a> for IncrBy<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut incr = IncrBy {
             key: c.bytes()?,
             delta: c.text("the delta")?,
@@ -383,7 +383,7 @@ impl<'a> Request<'a> for Merge<'a> {
     };
 
     fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
-        let c = &mut Cursor::new(Self::SPEC, args);
+        let c = &mut Cursor::new(Self::RULES, args);
         let mut merge = Merge {
             key: c.bytes()?,
             base: c.version()?,
