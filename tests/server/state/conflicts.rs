@@ -270,6 +270,7 @@ fn a_transaction_is_one_step_on_every_node() {
     let conn = &mut server.conn();
     conn.run(&format!("MAOS.MSET 2 {{t}}a {total} {{t}}b 0"))
         .int();
+    wait_synced(&server, &replica);
     let (moved, seen) = (&AtomicI64::new(0), &AtomicI64::new(0));
     thread::scope(|scope| {
         for n in 0..8 {

@@ -55,37 +55,54 @@ fn a_budget_that_many_spend_is_never_overspent() {
     assert_eq!(digest_all(&mut replica.conn()), digest_all(conn));
 }
 
+/// Merges a change of its own part into what is there, whatever came meanwhile; how it was decided.
+fn merge_own_part(conn: &mut Conn, n: usize, i: i64) -> String {
+    let now = conn.run("MAOS.GET doc WITHVERSION");
+    let (text, base) = (now.array()[0].bytes(), now.array()[1].int().to_string());
+    let mut doc: serde_json::Value = serde_json::from_slice(text).expect("JSON");
+    doc[format!("w{n}")]["merged"] = i.into();
+    let doc = doc.to_string();
+    let reply = cmd!(conn, "MAOS.MERGE", "doc", base, doc, "STRATEGY", "MERGE");
+    assert_eq!(reply.array()[0].int(), 1, "{reply}");
+    reply.array()[2].text().to_owned()
+}
+
 #[test]
 fn changes_to_different_parts_of_one_document_lose_none() {
-    let server = Server::start();
+    const CLIENTS: usize = 50;
+    // A base must be there for as long as its writer takes.
+    let server = Server::with(&[
+        ("maos.history-max-versions", "2000"),
+        ("maos.history-max-bytes", "64mb"),
+    ]);
     let replica = replica_of(&server);
     server.conn().run("MAOS.SET doc '{\"total\":0}'").int();
-    let each = updates() / WORKERS;
+    let each = updates() / CLIENTS as i64;
+    let merged = &AtomicI64::new(0);
     thread::scope(|scope| {
-        for n in 0..WORKERS {
+        for n in 0..CLIENTS {
             let server = &server;
             scope.spawn(move || {
                 let mut conn = server.conn();
                 for i in 1..=each {
-                    let reply = match i % 3 {
-                        0 => cmd!(
-                            conn,
-                            "MAOS.INCRBY",
-                            "doc",
-                            "1",
-                            "PATH",
-                            format!("/w{n}/count")
-                        ),
-                        1 => cmd!(
-                            conn,
-                            "MAOS.PATCH",
-                            "doc",
-                            format!(r#"{{"w{n}":{{"last":{i},"gone":null}}}}"#)
-                        ),
-                        _ => {
+                    let reply = match i % 4 {
+                        0 => {
+                            let path = format!("/w{n}/count");
+                            cmd!(conn, "MAOS.INCRBY", "doc", "1", "PATH", path)
+                        }
+                        1 => {
+                            let patch = format!(r#"{{"w{n}":{{"last":{i},"gone":null}}}}"#);
+                            cmd!(conn, "MAOS.PATCH", "doc", patch)
+                        }
+                        2 => {
                             let patch =
                                 format!(r#"[{{"op":"add","path":"/w{n}/next","value":{i}}}]"#);
                             cmd!(conn, "MAOS.PATCH", "doc", patch, "JSONPATCH")
+                        }
+                        _ => {
+                            let how = merge_own_part(&mut conn, n, i);
+                            merged.fetch_add(i64::from(how == "merged"), Relaxed);
+                            cmd!(conn, "MAOS.INCRBY", "doc", "0", "PATH", "/total")
                         }
                     };
                     assert!(!reply.is_err(), "{reply}");
@@ -94,21 +111,24 @@ fn changes_to_different_parts_of_one_document_lose_none() {
             });
         }
     });
+    assert!(merged.load(Relaxed) > 0, "nobody came between");
     let conn = &mut server.conn();
     let doc: serde_json::Value =
         serde_json::from_slice(conn.run("MAOS.GET doc").bytes()).expect("JSON");
     // Tenths, exactly.
-    let total = each * WORKERS;
+    let total = each * CLIENTS as i64;
     let tenths = match total % 10 {
         0 => (total / 10).to_string(),
         rest => format!("{}.{rest}", total / 10),
     };
     assert_eq!(doc["total"].to_string(), tenths);
-    for n in 0..WORKERS {
+    for n in 0..CLIENTS {
         let of = &doc[format!("w{n}")];
-        assert_eq!(of["count"], each / 3, "worker {n}");
-        assert_eq!(of["last"], (1..=each).rfind(|i| i % 3 == 1).expect("one"));
-        assert_eq!(of["next"], (1..=each).rfind(|i| i % 3 == 2).expect("one"));
+        assert_eq!(of["count"], each / 4, "worker {n}");
+        let last = |rest| (1..=each).rfind(|i| i % 4 == rest).expect("one");
+        assert_eq!(of["last"], last(1), "worker {n}");
+        assert_eq!(of["next"], last(2), "worker {n}");
+        assert_eq!(of["merged"], last(3), "worker {n}");
     }
     wait_synced(&server, &replica);
     assert_eq!(digest_all(&mut replica.conn()), digest_all(conn));
