@@ -14,6 +14,9 @@
 //! | [`record`] | what lives at a key: the current version and its history |
 //! | `version`, `history` | how one version is kept, and how the replaced ones are |
 //! | [`state`] | the decisions of the state commands |
+//! | [`update`] | the decisions of patches and increments |
+//! | [`merge`] | the decision of a merge |
+//! | [`txn`] | the decision of a transaction |
 //! | [`lock`] | who holds a key, until when, and which writes that lets pass |
 //! | [`waits`] | who waits for which lock, in which order, and the cycles that would close |
 //! | [`change`] | what was decided, and how it is applied |
