@@ -157,8 +157,10 @@ impl<'a> Operation<'a> {
     ) -> Result<Patched, Refusal> {
         let (number, name) = (self.number, self.name.clone());
         let lost = |path: &Pointer| {
-            let text =
-                format!("operation {number} of the JSON patch ({name}) finds nothing at '{path}'");
+            let text = format!(
+                "operation {number} of the JSON patch ({name}) finds nothing at {}",
+                path.quoted()
+            );
             Refusal::new(Code::NotFound, text)
         };
         match (&*self.name, self.value, self.from) {
@@ -192,8 +194,10 @@ impl<'a> Operation<'a> {
             }
             (_, _, Some(from)) => {
                 if from.is_above(&self.path) {
-                    let text =
-                        format!("operation {number} of the JSON patch moves '{from}' into itself");
+                    let text = format!(
+                        "operation {number} of the JSON patch moves {} into itself",
+                        from.quoted()
+                    );
                     return Err(Refusal::new(Code::Err, text));
                 }
                 let value = remove(doc, &from, work)?.ok_or_else(|| lost(&from))?;
@@ -335,8 +339,10 @@ pub fn increment<'a>(
     for (n, name) in path.0.iter().enumerate() {
         if step(at, name, work)?.is_none() {
             let Some(members) = at.members() else {
-                let text =
-                    format!("'{path}' is no place for a number: on the way there is no object");
+                let text = format!(
+                    "{} is no place for a number: on the way there is no object",
+                    path.quoted()
+                );
                 return Err(Refusal::new(Code::NotJson, text));
             };
             let made = match n + 1 == path.0.len() {
@@ -352,7 +358,7 @@ pub fn increment<'a>(
     }
     let now = at.scalar().filter(|_| at.kind() == Kind::Number);
     let Some(now) = now else {
-        let text = format!("there is no number at '{path}'");
+        let text = format!("there is no number at {}", path.quoted());
         return Err(Refusal::new(Code::NotJson, text));
     };
     *text = sum(now, delta, bounds)?;

@@ -56,6 +56,13 @@ pub fn index(step: &str) -> Option<usize> {
     (plain && digits).then(|| step.parse().ok()).flatten()
 }
 
+impl Pointer {
+    /// As it may stand in an error.
+    pub(crate) fn quoted(&self) -> String {
+        Quoted(self.to_string().as_bytes()).to_string()
+    }
+}
+
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut steps = self.0.iter();

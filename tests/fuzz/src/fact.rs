@@ -32,6 +32,7 @@ fuzz_target!(|data: &[u8]| {
             value: Some(b"v"),
             meta: None,
             reqid: None,
+            time_ms: None,
         });
         change.apply(n, Some(&mut record));
         same_again(&record);
