@@ -54,7 +54,8 @@ commands! {
     read Diff => DiffReply;
     write Set => WriteReply, write Cas => WriteReply, write Del => WriteReply,
     write Rollback => WriteReply, write Patch => WriteReply, write IncrBy => IncrReply,
-    write MSet => WriteReply, write MCas => MCasReply
+    write MSet => WriteReply, write MCas => MCasReply, write Merge => MergeReply,
+    write Txn => TxnReply
 }
 
 // Repeated, a lock would be taken twice, and a release that was carried out would be told as a loss.

@@ -63,6 +63,9 @@
 //! | `MAOS.DEL` | [`del`](Client::del) |
 //! | `MAOS.MSET`, `MAOS.MCAS`, `MAOS.MGET` | [`mset`](Client::mset), [`mcas`](Client::mcas), [`mget`](Client::mget) |
 //! | `MAOS.HISTORY`, `MAOS.DIFF`, `MAOS.ROLLBACK` | [`history`](Client::history), [`diff`](Client::diff), [`rollback`](Client::rollback) |
+//! | `MAOS.PATCH`, `MAOS.INCRBY` | [`patch`](Client::patch), [`json_patch`](Client::json_patch), [`increment`](Client::increment) |
+//! | `MAOS.MERGE` | [`merge`](Client::merge), [`merge_or`](Client::merge_or) |
+//! | `MAOS.TXN` | [`transact`](Client::transact) |
 //! | `MAOS.LOCK`, `MAOS.MLOCK` | [`lock_guard`](Client::lock_guard), [`with_lock`](Client::with_lock), [`lock_many`](Client::lock_many), [`lock`](Client::lock), [`mlock`](Client::mlock) |
 //! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
@@ -78,8 +81,10 @@ mod guard;
 mod key;
 mod link;
 mod lock;
+mod merge;
 mod options;
 mod patch;
+mod transaction;
 mod turns;
 mod update;
 mod value;
@@ -91,13 +96,18 @@ pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
 pub use maos_core::{Code, Refusal};
+pub use merge::{Conflict, How, MergeOptions, Merged, Strategy};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
 pub use patch::{IncrementOptions, Incremented};
+pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::state::*;
+    pub use maos_core::wire::txn::{
+        Action, Condition, Operation, Outcome as OperationOutcome, Test, Txn, TxnReply,
+    };
     pub use maos_core::wire::update::*;
 }
 pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};

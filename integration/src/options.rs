@@ -185,11 +185,15 @@ impl<M: Mode> SetOptions<M> {
         self
     }
 
-    /// The same for one attempt of an update: its own request id, and the expiry stays.
     pub(crate) fn has_token(&self) -> bool {
         !self.origin.tokens.is_empty()
     }
 
+    pub(crate) fn expire(&self) -> wire::Expire {
+        self.expire
+    }
+
+    /// The same for one attempt of an update: its own request id, and the expiry stays.
     pub(crate) fn for_update(mut self) -> Self {
         if self.expire == wire::Expire::Unsaid {
             self.expire = wire::Expire::Keep;
@@ -401,7 +405,7 @@ impl HistoryOptions {
 }
 
 /// Milliseconds of unix time; 0 for what lies before.
-fn unix_millis(time: SystemTime) -> u64 {
+pub(crate) fn unix_millis(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -41,6 +41,11 @@ impl IncrementOptions {
         self
     }
 
+    /// Path, least and most.
+    pub(crate) fn bounds(&self) -> [Option<&str>; 3] {
+        [&self.path, &self.min, &self.max].map(Option::as_deref)
+    }
+
     /// The options of the write: agent, metadata, time to live, token.
     pub fn write(mut self, options: SetOptions<Always>) -> IncrementOptions {
         self.write = options;

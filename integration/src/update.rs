@@ -10,7 +10,10 @@ use tokio::time::{sleep, Instant};
 use crate::error::shown;
 use crate::value::from_json;
 use crate::wire;
-use crate::{Always, Client, Code, Error, Outcome, SetOptions, Version};
+use crate::{
+    Always, Client, Code, Error, How, MergeOptions, Merged, Outcome, Past, SetOptions, Strategy,
+    Version, Which,
+};
 
 /// How an [`update`](Client::update_with) tries: how often, with which pauses, under which name.
 #[derive(Clone, Debug)]
@@ -19,6 +22,7 @@ pub struct UpdateOptions {
     shortest: Duration,
     longest: Duration,
     turns: bool,
+    merging: bool,
     write: SetOptions<Always>,
 }
 
@@ -29,6 +33,7 @@ impl Default for UpdateOptions {
             shortest: Duration::from_millis(1),
             longest: Duration::from_millis(100),
             turns: true,
+            merging: false,
             write: SetOptions::new(),
         }
     }
@@ -49,6 +54,14 @@ impl UpdateOptions {
     /// Tries again and again after a pause, and takes no [turns](Client::update).
     pub fn without_turns(mut self) -> UpdateOptions {
         self.turns = false;
+        self
+    }
+
+    /// Merges where somebody came between, and starts again only where both changed the same part
+    /// ([`Strategy::Merge`]). For values whose parts may change independently of each other: `change` has then not
+    /// seen what the others wrote.
+    pub fn merging(mut self) -> UpdateOptions {
+        self.merging = true;
         self
     }
 
@@ -448,10 +461,52 @@ impl Client {
             Ok(write) => write,
             Err(kept) => return Ok(kept),
         };
+        if trial.options.merging {
+            return self.merged_attempt(trial, write).await;
+        }
         let options = write.options.clone();
         let outcome = self
             .cas(trial.key, write.over, &write.text, options)
             .await?;
+        trial.settle(write, outcome)
+    }
+
+    /// The same for who [merges](UpdateOptions::merging).
+    async fn merged_attempt<T, F>(
+        &self,
+        trial: &mut Trial<'_, F>,
+        mut write: Write<T>,
+    ) -> Result<Attempt<T>, Error>
+    where
+        T: DeserializeOwned,
+    {
+        let options = MergeOptions::new(Strategy::Merge).write(write.options.clone());
+        let merged = self
+            .merge_bytes(trial.key, write.over, &write.text, options)
+            .await;
+        let outcome = match merged {
+            Ok(Merged::Applied(version, How::FastForward)) => Outcome::Applied(version),
+            Ok(Merged::Applied(version, _)) => {
+                // What both made of it is in the store only.
+                let past = Past::Version(Which::Version(version));
+                let both = self.get_past(trial.key, past).await?;
+                if let Some(both) = both {
+                    write.next = from_json(&shown(trial.key), version, &both.value)?;
+                    write.text = both.value;
+                }
+                Outcome::Applied(version)
+            }
+            Ok(Merged::Conflict(conflict)) => Outcome::Lost(conflict.current),
+            // So many came between that the base has left the history.
+            Err(error) if error.code() == Some(Code::BaseGone) => {
+                let seen = self.look(trial.key).await?;
+                return Ok(Attempt::Lost(Seen {
+                    queue: false,
+                    ..seen
+                }));
+            }
+            Err(error) => return Err(error),
+        };
         trial.settle(write, outcome)
     }
 }

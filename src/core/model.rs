@@ -14,6 +14,9 @@ use crate::wire::lock::WaiterReply;
 use crate::wire::{requests as cmd, Keys, Request, Value};
 use crate::{lock, Code, Interner, Refusal, Stamp};
 
+/// What answers a merge that a Redis Function decides.
+pub type Function = fn(&Question<'_>) -> Result<Vec<u8>, Refusal>;
+
 /// A store of state keys. Time is set by whoever drives it.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -30,7 +33,7 @@ pub struct Model {
     interner: Interner,
     keys: HashMap<Vec<u8>, Held>,
     /// The Redis Functions there are.
-    pub functions: Option<fn(&Question<'_>) -> Result<Vec<u8>, Refusal>>,
+    pub functions: Option<Function>,
     /// Keys that hold something else.
     pub foreign: HashSet<Vec<u8>>,
     /// The facts of the changes made, as they would travel: fact, then keys and values in turn.

@@ -83,7 +83,7 @@ mod tests {
             value: Some(b"v"),
             meta: Some(b"{}"),
             reqid: Some(b"r1"),
-            time_ms: None,
+            time_ms: Some(77),
         });
         let mut record = first.clone();
         let it = Restored {
@@ -99,6 +99,7 @@ mod tests {
             (it.now, Some(&b"v"[..]))
         );
         assert_eq!((top.meta(), top.who()), (Some(&b"{}"[..]), &who));
+        assert_eq!(top.time_given(), Some(77));
         assert_eq!(top.reqid(), None);
         assert_eq!(record.written_by_request(b"r1"), Some(it.was));
         assert_eq!(record.nth(0), Some(first.current()));

@@ -4,6 +4,7 @@
 mod harness;
 
 mod cluster;
+mod conflicts;
 mod locks;
 mod lost;
 mod methods;

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use maos_client::{
-    time_of, Client, Code, Error, HistoryOptions, IncrementOptions, LockMode, LockOptions,
-    ManyOptions, ManyOutcome, Outcome, Past, Protocol, SetOptions, Version, Which,
+    time_of, Client, Code, Error, HistoryOptions, How, IncrementOptions, LockMode, LockOptions,
+    ManyOptions, ManyOutcome, MergeOptions, Merged, Operation, Outcome, Past, Protocol, SetOptions,
+    Strategy, Transaction, Version, Which,
 };
 use serde_json::json;
 
@@ -32,6 +33,7 @@ async fn every_method(protocol: Protocol) {
     several(&client).await;
     locks(&client).await;
     changed_where_they_are(&client).await;
+    merged_and_in_one_step(&client).await;
     called_commands(&server);
 }
 
@@ -369,6 +371,25 @@ async fn several(client: &Client) {
     let items = [("app:m:1", next, "5"), ("app:m:2", both, "6")];
     let lost = client.mcas(&items, ManyOptions::new()).await.unwrap();
     assert_eq!(lost, ManyOutcome::Lost(vec![(b"app:m:2".to_vec(), next)]));
+}
+
+async fn merged_and_in_one_step(client: &Client) {
+    let (key, other) = ("{m}:1", "{m}:2");
+    let base = client.set(key, r#"{"a":1}"#, SetOptions::new()).await;
+    let merge = MergeOptions::new(Strategy::Merge);
+    let merged = client
+        .merge(key, base.unwrap(), json!({"a": 2}), merge)
+        .await;
+    let Merged::Applied(version, How::FastForward) = merged.unwrap() else {
+        panic!("nobody else writes");
+    };
+    let both = Transaction::new(Operation::get(key))
+        .and(Operation::increment(other, 5))
+        .if_version(key, version);
+    let done = client.transact(&both).await.unwrap();
+    assert!(done.held && done.version > version);
+    assert_eq!(done.value(0).unwrap(), Some(json!({"a": 2})));
+    assert_eq!(done.number(1), Some("5"));
 }
 
 /// No command of the table goes without a method that has just been exercised.

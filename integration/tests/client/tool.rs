@@ -53,6 +53,82 @@ fn json(url: &str, code: i32, args: &[&str]) -> Value {
     }
 }
 
+fn merges_and_transactions(url: &str) {
+    let key = "app:m:1";
+    let base = json(url, 0, &["set", key, r#"{"a":1,"b":1}"#])["version"].to_string();
+    json(url, 0, &["patch", key, r#"{"a":2}"#, "--by", "them"]);
+    let merge = |code, value: &str, more: &[&str]| {
+        let args = [&["merge", key, &base, value], more].concat();
+        json(url, code, &args)
+    };
+    assert_eq!(merge(0, r#"{"a":1,"b":2}"#, &[])["how"], "merged");
+    assert_eq!(merge(3, r#"{"a":3,"b":1}"#, &[])["applied"], false);
+    let (_, told) = expect(url, 3, &["merge", key, &base, r#"{"a":3,"b":1}"#]);
+    assert!(told.contains("both changed: /a"), "{told}");
+    let late = &["--strategy", "lww", "--made", "5m ago"];
+    assert_eq!(merge(0, "{}", late)["how"], "kept");
+    expect(url, 4, &["merge", key, "5", "{}"]);
+    expect(
+        url,
+        4,
+        &["merge", key, &base, "{}", "--strategy", "function:nobody"],
+    );
+    expect(
+        url,
+        2,
+        &["merge", key, &base, "{}", "--strategy", "function:"],
+    );
+    expect(url, 2, &["merge", key, &base, "no json"]);
+
+    let txn = |code: i32, text: &str| {
+        let output = run(url, &["txn", "--by", "me"], text.as_bytes());
+        let (out, err) = (self::text(&output.stdout), self::text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{text}\n{out}\n{err}");
+        (out, err)
+    };
+    let hand_over = "
+        # The task changes hands.
+        IF {t}:task absent
+        then set {t}:task '{\"owner\": \"me\"}' ex 600
+        then incrby {t}:moves 1 max 10
+
+        then get {t}:task
+        else get {t}:task
+    ";
+    let (out, _) = txn(0, hand_over);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[1..], ["1", r#"{"owner": "me"}"#]);
+    assert_eq!(json(url, 0, &["get", "{t}:task"])["agent"], "me");
+    let (out, err) = txn(3, hand_over);
+    assert_eq!(out, "{\"owner\": \"me\"}\n");
+    assert!(err.contains("a condition does not hold"), "{err}");
+    for (text, why) in [
+        (
+            "then get a\nsome get b",
+            "line 2: a line begins with if, then or else",
+        ),
+        ("then get", "line 1: too few words"),
+        ("then set a 'b", "line 1: "),
+        (
+            "if a older 5\nthen get a",
+            "line 1: MAOS.TXN: what IF asks is one of",
+        ),
+        ("then get a then get b", "line 1: "),
+        ("if a absent", "no line that begins with then"),
+    ] {
+        let (_, err) = txn(2, text);
+        assert!(err.contains(why), "{text}: {err}");
+    }
+    let (_, err) = txn(4, "then incrby {t}:moves 100 max 10");
+    assert!(err.contains("LIMIT THEN 1"), "{err}");
+    let file = std::env::temp_dir().join(format!("maos-txn-{}", std::process::id()));
+    fs::write(&file, "then get {t}:moves").unwrap();
+    let done = json(url, 0, &["txn", file.to_str().unwrap()]);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(done["held"], true);
+    assert_eq!(done["replies"][0]["value"], "1");
+}
+
 #[test]
 fn every_subcommand_answers_people_and_programs() {
     let server = Server::start();
@@ -113,6 +189,8 @@ fn every_subcommand_answers_people_and_programs() {
     assert_eq!(expect(url, 0, &spent).0, "0.5\n");
     expect(url, 4, &spent);
     assert_eq!(json(url, 0, &["incr", "app:t:4"])["number"], 1);
+
+    merges_and_transactions(url);
 
     let out = run(url, &["set", "app:t:2", "-", "--ttl", "7d"], b"from\0stdin");
     assert!(out.status.success(), "{}", text(&out.stderr));

@@ -1,5 +1,6 @@
 //! Merges and transactions: who wins, what is kept, and that it is all or nothing.
 
+use maos_core::digest::Digest;
 use maos_core::model::Model;
 use maos_core::state::Question;
 use maos_core::wire::Value;
@@ -102,6 +103,40 @@ fn the_later_time_wins_whenever_it_arrives() {
     let line = format!("MAOS.MERGE k {base} never STRATEGY LWW TS {far}");
     assert_eq!(ask(m, &line).unwrap_err().code, Code::Limit);
     replays(m);
+}
+
+/// All that a digest is told.
+#[derive(Default, PartialEq, Debug)]
+struct Told(Vec<Vec<u8>>);
+
+impl Digest for Told {
+    fn number(&mut self, n: u64) {
+        self.0.push(n.to_le_bytes().to_vec());
+    }
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.push(bytes.to_vec());
+    }
+    fn end(&mut self) {}
+}
+
+#[test]
+fn the_time_that_a_writer_gave_is_part_of_what_it_wrote() {
+    let with = |ts: u64| {
+        let m = &mut Model::at(START_US);
+        ask(m, "MAOS.SET k base").unwrap();
+        let line = format!("MAOS.MERGE k 5 v STRATEGY LWW TS {ts}");
+        ask(m, &line).unwrap();
+        m.keys()[&b"k"[..]].record.clone()
+    };
+    let (one, other) = (with(START_US / 1000 + 5), with(START_US / 1000 + 6));
+    assert_eq!(one, with(START_US / 1000 + 5));
+    assert_ne!(one, other);
+    let told = |record| {
+        let mut told = Told::default();
+        maos_core::digest::show(record, &mut told);
+        told
+    };
+    assert_ne!(told(&one), told(&other));
 }
 
 #[test]

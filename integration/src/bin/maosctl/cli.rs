@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
-use maos_client::{Past, Version, Which};
+use maos_client::{Past, Strategy, Version, Which};
 
 const AFTER: &str = "\
 Exit codes:
@@ -34,6 +34,8 @@ Examples:
   maosctl get shop:task:1 --full
   maosctl cas shop:task:1 1763843159123456 '{\"status\":\"done\"}' --by builder
   maosctl patch shop:task:1 '{\"status\":\"open\",\"draft\":null}'
+  maosctl merge shop:task:1 1763843159123456 - --by builder < mine.json
+  maosctl txn handover.txt
   maosctl incr shop:budget -500 --path /tokens --min 0
   maosctl history shop:task:1 --desc --values
   maosctl get shop:task:1 --at '5m ago'
@@ -113,6 +115,42 @@ pub enum Command {
         value: String,
         #[command(flatten)]
         write: WriteArgs,
+    },
+    /// Write what was made of an older version, merged with what others wrote since
+    Merge {
+        /// The key
+        key: String,
+        /// The version that it was made of; 0: of nothing
+        base: u64,
+        /// The value, JSON; - reads it from standard input
+        value: String,
+        /// What to do if another write came since
+        #[arg(long, value_name = "STRATEGY", value_parser = strategy, default_value = "merge")]
+        strategy: Strategy,
+        /// When it was made, for lww: unix milliseconds, a date and time, or how long ago
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        made: Option<SystemTime>,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Write and read several keys in one step, if conditions hold
+    ///
+    /// One line for each condition and operation, in the words of MAOS.TXN:
+    ///
+    ///   if app:{t}:task version 1763843159123456
+    ///   then patch app:{t}:task '{"owner":"worker-2"}'
+    ///   then incrby app:{t}:moves 1 max 10
+    ///   else get app:{t}:task
+    ///
+    /// Empty lines and those that begin with # are left out.
+    #[command(verbatim_doc_comment)]
+    Txn {
+        /// The file; - reads it from standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// The agent that writes
+        #[arg(long)]
+        by: Option<String>,
     },
     /// Change parts of a JSON value
     Patch {
@@ -369,6 +407,22 @@ fn fence(text: &str) -> Result<(String, u64), String> {
         .rsplit_once('=')
         .and_then(|(name, number)| Some((name.to_owned(), number.parse().ok()?)));
     parsed.ok_or_else(|| "a name and a number, such as zk=17".to_owned())
+}
+
+fn strategy(text: &str) -> Result<Strategy, String> {
+    Ok(match text {
+        "reject" => Strategy::Reject,
+        "lww" => Strategy::Lww,
+        "fww" => Strategy::Fww,
+        "merge" => Strategy::Merge,
+        _ => match text
+            .strip_prefix("function:")
+            .filter(|name| !name.is_empty())
+        {
+            Some(name) => Strategy::Function(name.to_owned()),
+            None => return Err("reject, lww, fww, merge or function:NAME".to_owned()),
+        },
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -5,6 +5,7 @@ mod line;
 mod lock;
 mod show;
 mod transfer;
+mod txn;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,8 +14,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use maos_client::{
-    Client, Code, Config, Error, HistoryOptions, IncrementOptions, LockOptions, Outcome,
-    SetOptions, Version,
+    Client, Code, Config, Error, HistoryOptions, IncrementOptions, LockOptions, MergeOptions,
+    Outcome, SetOptions, Version,
 };
 use serde_json::value::RawValue;
 use serde_json::{json, Map, Value};
@@ -212,6 +213,33 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
             let (value, options) = (value_of(value)?, options(&write)?);
             let outcome = client.cas(&key, Version(version), value, options).await?;
             return ended(show, &key, &outcome);
+        }
+        Command::Merge {
+            key,
+            base,
+            value,
+            strategy,
+            made,
+            write,
+        } => {
+            let (value, write) = (raw_json(value_of(value)?)?, options(&write)?);
+            let mut options = MergeOptions::new(strategy).write(write);
+            options = made.map_or(options.clone(), |made| options.at(made));
+            let merged = client.merge(&key, Version(base), value, options).await?;
+            return Ok(match show.merged(&key, &merged)? {
+                true => End::Done,
+                false => End::Lost,
+            });
+        }
+        Command::Txn { file, by } => {
+            let mut transaction = txn::read(&file)?;
+            transaction = by.map_or(transaction.clone(), |agent| transaction.by(agent));
+            let done = client.transact(&transaction).await?;
+            show.transacted(&done)?;
+            return Ok(match done.held {
+                true => End::Done,
+                false => End::Lost,
+            });
         }
         Command::Patch {
             key,

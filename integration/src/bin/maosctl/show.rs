@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use maos_client::{Current, Incremented, Outcome, Revision, StateValue, Version};
+use maos_client::{
+    Current, Incremented, Merged, OperationReply, Outcome, Revision, StateValue, Transacted,
+    Version,
+};
 use serde_json::{json, Map, Value};
 
 use crate::line::{json_of, text_or_base64};
@@ -161,6 +164,70 @@ impl Show {
             Outcome::Applied(version) => self.written(key, *version).map(|()| true),
             Outcome::Lost(now) => self.lost(key, now).map(|()| false),
         }
+    }
+
+    /// What came of a merge. True if it was decided.
+    pub fn merged(self, key: &str, merged: &Merged) -> io::Result<bool> {
+        match merged {
+            Merged::Applied(version, how) if self.json => {
+                let fields = [
+                    ("key", quoted(key)),
+                    ("applied", "true".into()),
+                    ("version", version.to_string()),
+                    ("how", quoted(how.word())),
+                ];
+                print_fields(&mut io::stdout().lock(), &fields)?;
+                Ok(true)
+            }
+            Merged::Applied(version, how) => {
+                let (how, time) = (how.word(), self.time(*version));
+                writeln!(io::stdout().lock(), "{version}  {how}  ({time})")?;
+                Ok(true)
+            }
+            Merged::Conflict(conflict) => {
+                self.lost(key, &conflict.current)?;
+                let paths = conflict.paths.join(" ");
+                if !self.json && !paths.is_empty() {
+                    writeln!(io::stderr().lock(), "both changed: {paths}")?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// What came of a transaction: a line for each operation.
+    pub fn transacted(self, done: &Transacted) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            let reply = |reply: &OperationReply| match reply {
+                OperationReply::Version(version) => json!({"version": version.0}),
+                OperationReply::Number(number) => json!({"number": number}),
+                OperationReply::Value(None) => json!({"value": null}),
+                OperationReply::Value(Some(value)) => {
+                    let (name, text) = value_field(value);
+                    let text = serde_json::from_str::<Value>(&text).unwrap_or(Value::Null);
+                    json!({ name: text })
+                }
+            };
+            let replies: Vec<Value> = done.replies.iter().map(reply).collect();
+            let line = json!({"held": done.held, "version": done.version.0, "replies": replies});
+            return writeln!(out, "{line}");
+        }
+        for reply in &done.replies {
+            match reply {
+                OperationReply::Version(version) => writeln!(out, "{version}")?,
+                OperationReply::Number(number) => writeln!(out, "{number}")?,
+                OperationReply::Value(None) => writeln!(out)?,
+                OperationReply::Value(Some(value)) => {
+                    out.write_all(value)?;
+                    writeln!(out)?;
+                }
+            }
+        }
+        if !done.held {
+            writeln!(io::stderr().lock(), "lost: a condition does not hold")?;
+        }
+        Ok(())
     }
 
     pub fn history(self, revisions: &[Revision], values: bool) -> io::Result<()> {
