@@ -223,6 +223,14 @@ impl ManyOptions {
 
     origin_methods!();
 
+    /// Without a fresh one; one that the caller gave stays.
+    pub(crate) fn without_fresh_request_id(self) -> Self {
+        match self.origin.request {
+            RequestId::Given(_) => self,
+            _ => self.without_request_id(),
+        }
+    }
+
     pub(crate) fn settle(self, default_agent: Option<&str>) -> Settled {
         self.origin.settle(default_agent)
     }

@@ -298,7 +298,10 @@ impl Transacted {
 impl Client {
     /// Does a transaction: all of it or nothing. It carries a request id, as every write does, so that it is
     /// repeated safely when a connection is lost; but one that may write either way does not, and is not repeated
-    /// once it may have reached the server.
+    /// once it may have reached the server. A request id of the caller's own is refused for such a one (`ERR`).
+    ///
+    /// A repetition that the store recognises changes nothing, and is answered from the versions that were written: where
+    /// a transaction touches one key several times, reads and numbers in between are then those of the end.
     ///
     /// # Errors
     /// The refusal of an operation, which it names, and which leaves every key as it was; `LIMIT` beyond 128
@@ -308,7 +311,7 @@ impl Client {
         let reads = |o: &Operation| matches!(o.action, Action::Get);
         let options = match transaction.otherwise.iter().all(reads) {
             true => options,
-            false => options.without_request_id(),
+            false => options.without_fresh_request_id(),
         };
         let origin = options.settle(self.agent());
         let mut keys = Keys::default();

@@ -11,8 +11,8 @@ use crate::error::shown;
 use crate::value::from_json;
 use crate::wire;
 use crate::{
-    Always, Client, Code, Error, How, MergeOptions, Merged, Outcome, Past, SetOptions, Strategy,
-    Version, Which,
+    Always, Client, Code, Conflict, Current, Error, How, MergeOptions, Merged, Outcome, SetOptions,
+    Strategy, Version,
 };
 
 /// How an [`update`](Client::update_with) tries: how often, with which pauses, under which name.
@@ -59,7 +59,11 @@ impl UpdateOptions {
 
     /// Merges where somebody came between, and starts again only where both changed the same part
     /// ([`Strategy::Merge`]). For values whose parts may change independently of each other: `change` has then not
-    /// seen what the others wrote.
+    /// seen what the others wrote, and a change that others made as well counts once. So a number that is counted
+    /// up does not belong in it; [`increment`](Client::increment) counts.
+    ///
+    /// What was merged is read back: [`written`](Updated::written) and [`version`](Updated::version) are what the key
+    /// holds then.
     pub fn merging(mut self) -> UpdateOptions {
         self.merging = true;
         self
@@ -179,39 +183,6 @@ impl<F> Trial<'_, F> {
                 options: self.options.write.clone().for_update(),
             }),
         })
-    }
-
-    /// What came of a write.
-    fn settle<T>(&self, write: Write<T>, outcome: Outcome) -> Result<Attempt<T>, Error> {
-        let (since, attempts) = (write.since, self.attempts);
-        match outcome {
-            Outcome::Applied(version) => {
-                let updated = Updated {
-                    written: Some(write.next),
-                    version,
-                    attempts,
-                };
-                let bytes = Some(write.text);
-                let now = Seen {
-                    since,
-                    version,
-                    bytes,
-                    queue: false,
-                };
-                Ok(Attempt::Done(updated, now))
-            }
-            Outcome::Lost(current) if attempts >= self.options.attempts => Err(Error::Contended {
-                key: shown(self.key),
-                attempts,
-                version: current.version,
-            }),
-            Outcome::Lost(current) => Ok(Attempt::Lost(Seen {
-                since,
-                version: current.version,
-                bytes: current.value,
-                queue: false,
-            })),
-        }
     }
 }
 
@@ -426,11 +397,12 @@ impl Client {
             Err(kept) => return Ok((kept, token.is_some())),
         };
         let (text, options) = (&write.text, write.options.clone());
+        let merging = trial.options.merging;
         let outcome = match token {
-            None => lane.cas(key, write.over, text, options).await?,
+            None => lane.over(key, write.over, text, options, merging).await?,
             Some(token) => {
-                let cas = lane.cas(key, write.over, text, options.token(token));
-                let (outcome, _) = join(cas, lane.unlock(key, token)).await;
+                let write = lane.over(key, write.over, text, options.token(token), merging);
+                let (outcome, _) = join(write, lane.unlock(key, token)).await;
                 held.token = None;
                 match outcome {
                     // It took longer than the lease.
@@ -441,7 +413,7 @@ impl Client {
                 }
             }
         };
-        let attempt = trial.settle(write, outcome)?;
+        let attempt = lane.settle(trial, write, outcome).await?;
         self.give_lane_back(lane);
         Ok((attempt, token.is_some()))
     }
@@ -461,53 +433,99 @@ impl Client {
             Ok(write) => write,
             Err(kept) => return Ok(kept),
         };
-        if trial.options.merging {
-            return self.merged_attempt(trial, write).await;
-        }
-        let options = write.options.clone();
+        let (options, merging) = (write.options.clone(), trial.options.merging);
         let outcome = self
-            .cas(trial.key, write.over, &write.text, options)
+            .over(trial.key, write.over, &write.text, options, merging)
             .await?;
-        trial.settle(write, outcome)
+        self.settle(trial, write, outcome).await
     }
 
-    /// The same for who [merges](UpdateOptions::merging).
-    async fn merged_attempt<T, F>(
+    /// Writes over a version; or merges with what came since, in the same round trip.
+    async fn over(
         &self,
+        key: &[u8],
+        version: Version,
+        text: &[u8],
+        options: SetOptions<Always>,
+        merging: bool,
+    ) -> Result<Merged, Error> {
+        if !merging {
+            return Ok(match self.cas(key, version, text, options).await? {
+                Outcome::Applied(version) => Merged::Applied(version, How::FastForward),
+                Outcome::Lost(current) => Merged::Conflict(Conflict {
+                    current,
+                    paths: vec![],
+                }),
+            });
+        }
+        let merge = MergeOptions::new(Strategy::Merge).write(options);
+        match self.merge_bytes(key, version, text, merge).await {
+            // So many came between that the base has left the history: a lost race like others.
+            Err(error) if error.code() == Some(Code::BaseGone) => {
+                let now = self.look(key).await?;
+                Ok(Merged::Conflict(Conflict {
+                    current: Current {
+                        version: now.version,
+                        value: now.bytes,
+                        author: None,
+                        agent: None,
+                    },
+                    paths: vec![],
+                }))
+            }
+            merged => merged,
+        }
+    }
+
+    /// What came of a write.
+    async fn settle<T, F>(
+        &self,
+        // If it were shared, `F` would have to be `Sync` for the future to be `Send`.
         trial: &mut Trial<'_, F>,
-        mut write: Write<T>,
+        write: Write<T>,
+        outcome: Merged,
     ) -> Result<Attempt<T>, Error>
     where
         T: DeserializeOwned,
     {
-        let options = MergeOptions::new(Strategy::Merge).write(write.options.clone());
-        let merged = self
-            .merge_bytes(trial.key, write.over, &write.text, options)
-            .await;
-        let outcome = match merged {
-            Ok(Merged::Applied(version, How::FastForward)) => Outcome::Applied(version),
-            Ok(Merged::Applied(version, _)) => {
-                // What both made of it is in the store only.
-                let past = Past::Version(Which::Version(version));
-                let both = self.get_past(trial.key, past).await?;
-                if let Some(both) = both {
-                    write.next = from_json(&shown(trial.key), version, &both.value)?;
-                    write.text = both.value;
-                }
-                Outcome::Applied(version)
-            }
-            Ok(Merged::Conflict(conflict)) => Outcome::Lost(conflict.current),
-            // So many came between that the base has left the history.
-            Err(error) if error.code() == Some(Code::BaseGone) => {
-                let seen = self.look(trial.key).await?;
-                return Ok(Attempt::Lost(Seen {
-                    queue: false,
-                    ..seen
-                }));
-            }
-            Err(error) => return Err(error),
+        let (since, attempts) = (write.since, trial.attempts);
+        let seen = |version, bytes| Seen {
+            since,
+            version,
+            bytes,
+            queue: false,
         };
-        trial.settle(write, outcome)
+        let (written, now) = match outcome {
+            Merged::Applied(version, How::FastForward) => {
+                (write.next, seen(version, Some(write.text)))
+            }
+            // What both made of it is in the store only. The key is read as it is now, for that version may
+            // have left the history already.
+            Merged::Applied(..) => {
+                let now = self.see(trial.key).await?;
+                let written = match now.bytes.as_deref() {
+                    Some(bytes) => from_json(&shown(trial.key), now.version, bytes)?,
+                    None => write.next,
+                };
+                (written, now)
+            }
+            Merged::Conflict(conflict) if attempts >= trial.options.attempts => {
+                return Err(Error::Contended {
+                    key: shown(trial.key),
+                    attempts,
+                    version: conflict.current.version,
+                });
+            }
+            Merged::Conflict(Conflict { current, .. }) => {
+                return Ok(Attempt::Lost(seen(current.version, current.value)));
+            }
+        };
+        let updated = Updated {
+            written: Some(written),
+            version: now.version,
+            attempts,
+        };
+        Ok(Attempt::Done(updated, now))
     }
 }
 

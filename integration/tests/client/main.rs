@@ -5,6 +5,7 @@ mod harness;
 
 mod cluster;
 mod conflicts;
+mod edges;
 mod locks;
 mod lost;
 mod methods;

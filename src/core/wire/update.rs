@@ -355,7 +355,7 @@ impl<'a> Request<'a> for Merge<'a> {
             ORIGIN_OPTIONS,
             KEY_OPTIONS,
         ],
-        reply: "`[1, version, how]`, or `[0, current-version, current-value, author, agent, [JSON pointer ...]]`, the pointers being the smallest paths in conflict. *fast-forward*: nobody wrote since. *merged*: by a three-way merge, which keeps changes of different paths, takes equal ones for one, and merges arrays whose elements are objects with an `id` by it, others as one value; or by a function. *replaced*: the later time won (LWW). *kept*: the present value stands, because it came first (FWW), because it has all that was merged, or because it is later (LWW). BASEGONE if the base version is not in the history any more. The expiry stays unless another is given.",
+        reply: "`[1, version, how]`, or `[0, current-version, current-value, author, agent, [JSON pointer ...]]`, the pointers being the smallest paths in conflict. *fast-forward*: nobody wrote since. *merged*: by a three-way merge, which keeps changes of different paths, takes equal ones for one (so count with MAOS.INCRBY), and merges arrays whose elements are objects with an `id` by it, others as one value; or by a function. *replaced*: the later time won (LWW). *kept*: the present value stands, because it came first (FWW), because it has all that was merged, or because it is later (LWW). BASEGONE if the base version is not in the history any more. The expiry stays unless another is given.",
         refusals: &[Code::BaseGone, Code::NotJson, Code::NotFound, Code::Limit, Code::TooBig, Code::Busy],
         examples: r#"
 > MAOS.SET app:plan:7 '{"steps":{"a":"open","b":"open"},"owner":"x"}'

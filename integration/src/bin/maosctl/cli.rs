@@ -12,7 +12,8 @@ Exit codes:
   0  done
   1  no value: the key, or the version asked for, is not there
   2  usage: a word of the command line, a setting or a line of input is wrong
-  3  lost race: another write came first, nothing was changed
+  3  lost race: another write came first, nothing was changed; or a condition of `txn`
+     did not hold, and what stands after else was done
   4  refused: the store said no, nothing was changed; or a lock was lost
   5  connection: no server, or no answer
   `run` ends as the command that it ran
@@ -142,7 +143,7 @@ pub enum Command {
     ///   then incrby app:{t}:moves 1 max 10
     ///   else get app:{t}:task
     ///
-    /// Empty lines and those that begin with # are left out.
+    /// Quotes are those of redis-cli. Empty lines and those that begin with # are left out.
     #[command(verbatim_doc_comment)]
     Txn {
         /// The file; - reads it from standard input

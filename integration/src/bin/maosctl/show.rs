@@ -130,6 +130,10 @@ impl Show {
 
     /// A write that came too late.
     pub fn lost(self, key: &str, now: &Current) -> io::Result<()> {
+        self.conflict(key, now, None)
+    }
+
+    fn conflict(self, key: &str, now: &Current, paths: Option<&[String]>) -> io::Result<()> {
         if self.json {
             let mut fields = vec![("key", quoted(key)), ("applied", "false".into())];
             fields.push(("version", now.version.to_string()));
@@ -139,6 +143,9 @@ impl Show {
             }
             fields.push(("author", optional(now.author.as_deref())));
             fields.push(("agent", optional(now.agent.as_deref())));
+            if let Some(paths) = paths {
+                fields.push(("paths", json!(paths).to_string()));
+            }
             return print_fields(&mut io::stdout().lock(), &fields);
         }
         let mut out = io::stderr().lock();
@@ -155,7 +162,11 @@ impl Show {
             out,
             "lost: {key} is at version {version} by {by} ({time}); nothing was changed"
         )?;
-        writeln!(out, "its value: {}", String::from_utf8_lossy(value))
+        writeln!(out, "its value: {}", String::from_utf8_lossy(value))?;
+        match paths {
+            Some(paths @ [_, ..]) => writeln!(out, "both changed: {}", paths.join(" ")),
+            _ => Ok(()),
+        }
     }
 
     /// What came of a conditional write. True if it was applied.
@@ -185,11 +196,7 @@ impl Show {
                 Ok(true)
             }
             Merged::Conflict(conflict) => {
-                self.lost(key, &conflict.current)?;
-                let paths = conflict.paths.join(" ");
-                if !self.json && !paths.is_empty() {
-                    writeln!(io::stderr().lock(), "both changed: {paths}")?;
-                }
+                self.conflict(key, &conflict.current, Some(&conflict.paths))?;
                 Ok(false)
             }
         }
@@ -199,19 +206,24 @@ impl Show {
     pub fn transacted(self, done: &Transacted) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self.json {
-            let reply = |reply: &OperationReply| match reply {
-                OperationReply::Version(version) => json!({"version": version.0}),
-                OperationReply::Number(number) => json!({"number": number}),
-                OperationReply::Value(None) => json!({"value": null}),
-                OperationReply::Value(Some(value)) => {
-                    let (name, text) = value_field(value);
-                    let text = serde_json::from_str::<Value>(&text).unwrap_or(Value::Null);
-                    json!({ name: text })
-                }
+            // As they are written: a program reads all digits.
+            let reply = |reply: &OperationReply| {
+                object(&[match reply {
+                    OperationReply::Version(version) => ("version", version.to_string()),
+                    // A repetition may find that its number was deleted.
+                    OperationReply::Number(number) if number.is_empty() => ("number", null()),
+                    OperationReply::Number(number) => ("number", number.clone()),
+                    OperationReply::Value(None) => ("value", null()),
+                    OperationReply::Value(Some(value)) => value_field(value),
+                }])
             };
-            let replies: Vec<Value> = done.replies.iter().map(reply).collect();
-            let line = json!({"held": done.held, "version": done.version.0, "replies": replies});
-            return writeln!(out, "{line}");
+            let replies: Vec<_> = done.replies.iter().map(reply).collect();
+            let fields = [
+                ("held", done.held.to_string()),
+                ("version", done.version.to_string()),
+                ("replies", format!("[{}]", replies.join(","))),
+            ];
+            return print_fields(&mut out, &fields);
         }
         for reply in &done.replies {
             match reply {
@@ -291,10 +303,14 @@ fn value_field(value: &[u8]) -> (&'static str, String) {
     }
 }
 
-/// Fields whose values are JSON already: embedded values keep their text.
 fn print_fields(out: &mut impl Write, fields: &[(&str, String)]) -> io::Result<()> {
+    writeln!(out, "{}", object(fields))
+}
+
+/// Fields whose values are JSON already: embedded values keep their text.
+fn object(fields: &[(&str, String)]) -> String {
     let fields: Vec<_> = fields.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
-    writeln!(out, "{{{}}}", fields.join(","))
+    format!("{{{}}}", fields.join(","))
 }
 
 fn quoted(text: &str) -> String {

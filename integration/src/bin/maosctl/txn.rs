@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use maos_client::wire::{Action, Expire, Test, Txn};
+use maos_client::wire::{Action, Expire, Test, Txn, WriteOptions};
 use maos_client::{IncrementOptions, Operation, SetOptions, Transaction};
 use maos_core::wire::Request;
+use serde_json::value::RawValue;
 
 use crate::Failure;
 
@@ -69,35 +70,34 @@ enum Asked {
 
 /// What one line says, by the parser of the command itself.
 fn said(line: &str) -> Result<Said, String> {
-    let words = shell_words::split(line).map_err(|e| format!("{e}; quote like a shell"))?;
-    let first = words[0].to_ascii_lowercase();
-    let key = match first.as_str() {
-        "if" => words.get(1),
-        "then" | "else" => words.get(2),
-        other => return Err(format!("a line begins with if, then or else, not {other}")),
+    let words = split(line)?;
+    let place = match &words[0].to_ascii_lowercase()[..] {
+        b"if" => 1,
+        b"then" | b"else" => 2,
+        _ => {
+            let other = words[0].escape_ascii();
+            return Err(format!("a line begins with if, then or else, not {other}"));
+        }
     };
-    let key = key.ok_or("too few words")?.as_bytes();
+    let key = &words.get(place).ok_or("too few words")?[..];
     let mut args: Vec<&[u8]> = vec![b"1", key];
-    args.extend(words.iter().map(|word| word.as_bytes()));
-    if first != "then" {
-        args.extend([&b"THEN"[..], b"GET", key]);
-    }
-    let txn = Txn::parse(&args).map_err(|refusal| refusal.text.into_owned())?;
-    let operation = |side: &[maos_client::wire::Operation<'_>]| {
-        let [only] = side else {
-            return Err("one condition or operation a line".to_owned());
-        };
-        Ok(operation(key, &only.action))
-    };
-    Ok(match first.as_str() {
-        "then" => Said::Then(operation(&txn.then)?),
-        "else" => Said::Else(operation(&txn.otherwise)?),
-        _ => match &txn.conditions[..] {
-            [only] => Said::If(key.to_vec(), asked(only.test)),
-            _ => return Err("one condition or operation a line".to_owned()),
-        },
+    args.extend(words.iter().map(|word| &word[..]));
+    // There is something to do in every transaction.
+    args.extend([&b"THEN"[..], b"GET", key]);
+    let mut txn = Txn::parse(&args).map_err(|refusal| refusal.text.into_owned())?;
+    txn.then.pop();
+    // Whatever else the line says would be said in vain: a condition must not be lost.
+    let parts = (&txn.conditions[..], &txn.then[..], &txn.otherwise[..]);
+    Ok(match parts {
+        _ if txn.options != WriteOptions::default() => return Err(ONE.to_owned()),
+        ([condition], [], []) => Said::If(key.to_vec(), asked(condition.test)),
+        ([], [then], []) => Said::Then(operation(key, &then.action)?),
+        ([], [], [otherwise]) => Said::Else(operation(key, &otherwise.action)?),
+        _ => return Err(ONE.to_owned()),
     })
 }
+
+const ONE: &str = "one condition or operation a line; who writes is said on the command line";
 
 fn asked(test: Test<'_>) -> Asked {
     match test {
@@ -109,8 +109,8 @@ fn asked(test: Test<'_>) -> Asked {
     }
 }
 
-fn operation(key: &[u8], action: &Action<'_>) -> Operation {
-    match *action {
+fn operation(key: &[u8], action: &Action<'_>) -> Result<Operation, String> {
+    Ok(match *action {
         Action::Set(value, expire) => {
             let options = SetOptions::new();
             let options = match expire {
@@ -124,7 +124,11 @@ fn operation(key: &[u8], action: &Action<'_>) -> Operation {
             Operation::set_with(key, value, &options)
         }
         Action::Del => Operation::del(key),
-        Action::Patch(patch) => Operation::patch_text(key, patch),
+        Action::Patch(patch) => {
+            let json = serde_json::from_slice::<&RawValue>(patch);
+            json.map_err(|e| format!("not JSON: {e}"))?;
+            Operation::patch_text(key, patch)
+        }
         Action::IncrBy {
             delta,
             path,
@@ -138,5 +142,98 @@ fn operation(key: &[u8], action: &Action<'_>) -> Operation {
             Operation::increment_with(key, delta, options)
         }
         Action::Get => Operation::get(key),
+    })
+}
+
+/// The words of a line, quoted as redis-cli has it.
+fn split(line: &str) -> Result<Vec<Vec<u8>>, String> {
+    let mut words = vec![];
+    let mut rest = line.as_bytes().trim_ascii_start();
+    while !rest.is_empty() {
+        let mut word = vec![];
+        rest = one(rest, &mut word)?.trim_ascii_start();
+        words.push(word);
+    }
+    Ok(words)
+}
+
+/// Takes one word, and gives what is behind it.
+fn one<'l>(mut rest: &'l [u8], word: &mut Vec<u8>) -> Result<&'l [u8], String> {
+    while let [byte, after @ ..] = rest {
+        match byte {
+            b'"' | b'\'' => {
+                let rest = quoted(*byte, after, word)?;
+                return match rest.first() {
+                    Some(next) if !next.is_ascii_whitespace() => {
+                        Err("a space must follow a quote that closes".to_owned())
+                    }
+                    _ => Ok(rest),
+                };
+            }
+            byte if byte.is_ascii_whitespace() => break,
+            byte => word.push(*byte),
+        }
+        rest = after;
+    }
+    Ok(rest)
+}
+
+/// Takes what is in quotes: in double ones with escapes, in single ones as it is but for `\'`.
+fn quoted<'l>(quote: u8, mut rest: &'l [u8], word: &mut Vec<u8>) -> Result<&'l [u8], String> {
+    let hex = |a: u8, b: u8| Some(digit(a)? << 4 | digit(b)?);
+    loop {
+        let (byte, after) = match (quote, rest) {
+            (_, []) => return Err("a quote is not closed".to_owned()),
+            (_, [end, after @ ..]) if *end == quote => return Ok(after),
+            (b'"', [b'\\', b'x', a, b, after @ ..]) if hex(*a, *b).is_some() => {
+                (hex(*a, *b).unwrap_or_default(), after)
+            }
+            (b'"', [b'\\', escaped, after @ ..]) => (
+                match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                },
+                after,
+            ),
+            (b'\'', [b'\\', b'\'', after @ ..]) => (b'\'', after),
+            (_, [byte, after @ ..]) => (*byte, after),
+        };
+        word.push(byte);
+        rest = after;
+    }
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_in_redis_cli() {
+        let words = |line| split(line).map(|words| words.join(&b'|'));
+        for (line, wanted) in [
+            ("", ""),
+            (" if  k\tabsent ", "if|k|absent"),
+            (r#"set k '{"a": "x\ny"}'"#, r#"set|k|{"a": "x\ny"}"#),
+            (r#""\x41\n\"\q" '\'' """#, "A\n\"q|'|"),
+            ("k'a b'", "ka b"),
+            ("$5 #1 a#b", "$5|#1|a#b"),
+        ] {
+            assert_eq!(words(line).unwrap(), wanted.as_bytes(), "{line}");
+        }
+        assert_eq!(split(r#""\xff""#), Ok(vec![vec![0xff]]));
+        for (line, why) in [("'a", "closed"), (r#""a\""#, "closed"), ("'a'b", "space")] {
+            let said = split(line).unwrap_err();
+            assert!(said.contains(why), "{line}: {said}");
+        }
     }
 }
