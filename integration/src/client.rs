@@ -58,8 +58,9 @@ commands! {
     write Txn => TxnReply
 }
 
-// Repeated, a lock would be taken twice, and a release that was carried out would be told as a loss.
-macro_rules! lock_commands {
+// Repeated, a lock would be taken twice, a release that was carried out would be told as a loss, and a partition that
+// was made as one that somebody else had made before.
+macro_rules! commands_without_id {
     ($($name:ident => $reply:ty),*) => {
         $(impl<'a> Command<'a> for wire::$name<'a> {
             type Reply = $reply;
@@ -70,9 +71,12 @@ macro_rules! lock_commands {
     };
 }
 
-lock_commands! {
+commands_without_id! {
     Lock => wire::LockReply, MLock => wire::MLockReply, Unlock => wire::UnlockReply,
-    Renew => wire::RenewReply, Locks => wire::LocksReply<'static>
+    Renew => wire::RenewReply, Locks => wire::LocksReply<'static>,
+    PartitionCreate => wire::DefinedReply, PartitionAlter => wire::DefinedReply,
+    PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
+    PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may
@@ -187,7 +191,11 @@ impl Client {
         // Boxed, so that the future is `Send` whatever the request borrows from.
         Box::pin(async move {
             let via = self.via(spec.keys, &args)?;
-            let mut cmd = redis::cmd(spec.name);
+            let (command, own) = spec.names();
+            let mut cmd = redis::cmd(command);
+            if let Some(own) = own {
+                cmd.arg(own);
+            }
             for arg in &args {
                 cmd.arg(&arg[..]);
             }
@@ -204,6 +212,7 @@ impl Client {
             return Ok(Via::any());
         }
         let (first, step) = match keys {
+            Keys::None => return Ok(Via::any()),
             Keys::One(_) => (0, args.len()),
             Keys::Counted { step, .. } => (1, step),
             Keys::Pairs(from, _) => (from - 1, 2),

@@ -68,6 +68,8 @@
 //! | `MAOS.TXN` | [`transact`](Client::transact) |
 //! | `MAOS.LOCK`, `MAOS.MLOCK` | [`lock_guard`](Client::lock_guard), [`with_lock`](Client::with_lock), [`lock_many`](Client::lock_many), [`lock`](Client::lock), [`mlock`](Client::mlock) |
 //! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
+//! | `MAOS.PARTITION CREATE`, `ALTER`, `DROP`, `INFO` | [`partition`](Client::partition), [`allocate_memory_partition`](Client::allocate_memory_partition) |
+//! | `MAOS.PARTITION LIST`, `POOL` | [`partitions`](Client::partitions), [`pool`](Client::pool) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
@@ -83,6 +85,7 @@ mod link;
 mod lock;
 mod merge;
 mod options;
+mod partition;
 mod patch;
 mod transaction;
 mod turns;
@@ -98,12 +101,20 @@ pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
 pub use maos_core::{Code, Refusal};
 pub use merge::{Conflict, How, MergeOptions, Merged, Strategy};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
+pub use partition::{
+    OnFull, Partition, PartitionAudit, PartitionInfo, PartitionOptions, PartitionType, Pool,
+};
 pub use patch::{IncrementOptions, Incremented};
 pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
     pub use maos_core::wire::lock::*;
+    pub use maos_core::wire::partition::{
+        AuditReply, Class, DefinedReply, DroppedReply, OnFull, PartitionAlter, PartitionCreate,
+        PartitionDrop, PartitionInfo, PartitionList, PartitionPool, PartitionReply,
+        PartitionsReply, PoolReply, Terms,
+    };
     pub use maos_core::wire::state::*;
     pub use maos_core::wire::txn::{
         Action, Condition, Operation, Outcome as OperationOutcome, Test, Txn, TxnReply,

@@ -107,7 +107,7 @@ impl Grant {
     }
 }
 
-fn millis(lease: Duration) -> u64 {
+pub(crate) fn millis(lease: Duration) -> u64 {
     u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -28,10 +28,22 @@ pub enum Strategy {
     Function(String),
 }
 
+impl Strategy {
+    pub(crate) fn wire(&self) -> wire::Strategy<'_> {
+        match self {
+            Strategy::Reject => wire::Strategy::Reject,
+            Strategy::Lww => wire::Strategy::Lww,
+            Strategy::Fww => wire::Strategy::Fww,
+            Strategy::Merge => wire::Strategy::Merge,
+            Strategy::Function(name) => wire::Strategy::Function(name.as_bytes()),
+        }
+    }
+}
+
 /// How a merge goes: by which strategy, as of when, by whom.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct MergeOptions {
-    strategy: Strategy,
+    strategy: Option<Strategy>,
     at: Option<SystemTime>,
     attempts: u32,
     write: SetOptions<Always>,
@@ -40,14 +52,30 @@ pub struct MergeOptions {
 /// How often a resolver is asked, unless it is said.
 const ATTEMPTS: u32 = 10;
 
+impl Default for MergeOptions {
+    fn default() -> MergeOptions {
+        MergeOptions {
+            strategy: None,
+            at: None,
+            attempts: ATTEMPTS,
+            write: SetOptions::new(),
+        }
+    }
+}
+
 impl MergeOptions {
     /// By this strategy, now.
     pub fn new(strategy: Strategy) -> MergeOptions {
         MergeOptions {
-            strategy,
-            attempts: ATTEMPTS,
+            strategy: Some(strategy),
             ..MergeOptions::default()
         }
+    }
+
+    /// By the [strategy of the key's partition](crate::PartitionOptions::on_conflict); [`Strategy::Reject`] where it
+    /// has none.
+    pub fn as_partitioned() -> MergeOptions {
+        MergeOptions::default()
     }
 
     /// When the value was made, which [`Strategy::Lww`] compares. It may not lie further ahead of the server's
@@ -74,6 +102,12 @@ impl MergeOptions {
     /// The agent that writes.
     pub fn by(mut self, agent: impl Into<String>) -> MergeOptions {
         self.write = self.write.by(agent);
+        self
+    }
+
+    /// The partition that the key is charged to from now on.
+    pub fn partition(mut self, name: impl AsRef<[u8]>) -> MergeOptions {
+        self.write = self.write.partition(name);
         self
     }
 }
@@ -149,13 +183,7 @@ impl Client {
             key,
             base,
             value,
-            strategy: match &options.strategy {
-                Strategy::Reject => wire::Strategy::Reject,
-                Strategy::Lww => wire::Strategy::Lww,
-                Strategy::Fww => wire::Strategy::Fww,
-                Strategy::Merge => wire::Strategy::Merge,
-                Strategy::Function(name) => wire::Strategy::Function(name.as_bytes()),
-            },
+            strategy: options.strategy.as_ref().map(Strategy::wire),
             ts: options.at.map(unix_millis),
             options: wire::WriteOptions {
                 expire,

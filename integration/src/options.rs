@@ -16,6 +16,7 @@ pub(crate) struct Origin {
     request: RequestId,
     tokens: Vec<Version>,
     fence: Option<(String, u64)>,
+    partition: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Settled {
     request: Option<String>,
     tokens: Vec<Version>,
     fence: Option<(String, u64)>,
+    partition: Option<Vec<u8>>,
 }
 
 impl Origin {
@@ -47,6 +49,7 @@ impl Origin {
             },
             tokens: self.tokens,
             fence: self.fence,
+            partition: self.partition,
         }
     }
 }
@@ -62,6 +65,7 @@ impl Settled {
                 .fence
                 .as_ref()
                 .map(|(name, token)| (name.as_bytes(), *token)),
+            partition: self.partition.as_deref(),
             ..wire::WriteOptions::default()
         }
     }
@@ -110,6 +114,13 @@ macro_rules! origin_methods {
         /// seen for each name and refuses a write with a lower one.
         pub fn fence(mut self, name: impl Into<String>, token: u64) -> Self {
             self.origin.fence = Some((name.into(), token));
+            self
+        }
+
+        /// The partition that the key is charged to from now on, whatever the prefixes say. A partition that the store
+        /// does not know is refused (`NOTFOUND`).
+        pub fn partition(mut self, name: impl AsRef<[u8]>) -> Self {
+            self.origin.partition = Some(name.as_ref().to_vec());
             self
         }
 

@@ -51,6 +51,12 @@ impl IncrementOptions {
         self.write = options;
         self
     }
+
+    /// The partition that the key is charged to from now on.
+    pub fn partition(mut self, name: impl AsRef<[u8]>) -> IncrementOptions {
+        self.write = self.write.partition(name);
+        self
+    }
 }
 
 /// A number that was added to.

@@ -21,7 +21,7 @@ enum Action {
     Set(Vec<u8>, wire::Expire),
     Del,
     Patch(Vec<u8>),
-    IncrBy(String, IncrementOptions),
+    IncrBy(String, Box<IncrementOptions>),
     Get,
 }
 
@@ -87,7 +87,7 @@ impl Operation {
         delta: impl Display,
         options: IncrementOptions,
     ) -> Operation {
-        Operation::new(key, Action::IncrBy(delta.to_string(), options))
+        Operation::new(key, Action::IncrBy(delta.to_string(), Box::new(options)))
     }
 
     /// Reads a value.
@@ -196,6 +196,12 @@ impl Transaction {
     /// The agent that writes.
     pub fn by(mut self, agent: impl Into<String>) -> Transaction {
         self.options = self.options.by(agent);
+        self
+    }
+
+    /// The partition that all keys written are charged to from now on.
+    pub fn partition(mut self, name: impl AsRef<[u8]>) -> Transaction {
+        self.options = self.options.partition(name);
         self
     }
 }

@@ -90,6 +90,12 @@ impl UpdateOptions {
         self.write = self.write.by(agent);
         self
     }
+
+    /// The partition that the key is charged to from now on.
+    pub fn partition(mut self, name: impl AsRef<[u8]>) -> UpdateOptions {
+        self.write = self.write.partition(name);
+        self
+    }
 }
 
 /// What an update decided.

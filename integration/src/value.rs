@@ -38,6 +38,8 @@ pub struct StateValue<T> {
     pub record_bytes: u64,
     /// How many versions are kept, this one among them.
     pub versions_kept: u64,
+    /// The partition that the key is charged to.
+    pub partition: Option<Vec<u8>>,
 }
 
 impl<T> StateValue<T> {
@@ -58,6 +60,7 @@ impl<T> StateValue<T> {
             expires_in: self.expires_in,
             record_bytes: self.record_bytes,
             versions_kept: self.versions_kept,
+            partition: self.partition,
         }
     }
 }
@@ -74,6 +77,7 @@ impl StateValue<Vec<u8>> {
             expires_in: u64::try_from(full.ttl_ms).ok().map(Duration::from_millis),
             record_bytes: full.bytes,
             versions_kept: full.versions,
+            partition: full.partition.map(|p| p.into_owned()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What servers send to servers: decided changes, whole records. Refused from anyone else.
 
+use std::sync::Arc;
+
 use maos_core::codec::{v1, Damaged};
 use maos_core::restored::Restored;
 #[cfg(debug_assertions)]
@@ -7,11 +9,13 @@ use maos_core::wire::{Decoded, Reply, Sink, Value};
 use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
-use crate::edge::keys::{Key, Mode};
+use crate::edge::keys::{Key, Mode, ShareKey};
 use crate::edge::lineage::Note;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
-use crate::edge::{failpoint, guard, log, propagate};
+#[cfg(debug_assertions)]
+use crate::edge::{bus, ledger};
+use crate::edge::{failpoint, guard, log, members, propagate};
 
 fn only_obeyed(call: &Call<'_>) -> Result<(), Refusal> {
     if call.must_obey() {
@@ -42,9 +46,10 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
     }
     let node = &mut *node();
     let pairs = rest.chunks_exact(2).map(|p| (p[0], p[1]));
-    let change =
+    let mut change =
         v1::decode_fact(fact, pairs, &mut node.interner).map_err(|e| damaged("a change", e))?;
-    let names = call.argv.iter().skip(2).step_by(2);
+    node.shares.bind(&mut change);
+    let names = call.argv.iter().skip(1).step_by(2);
     let mut keys = names
         // SAFETY: the strings of this call; a change names each key once.
         .map(|name| unsafe { Key::open(call.ctx, *name, Mode::Write) })
@@ -72,11 +77,13 @@ pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
     failpoint::hit("obey load");
     let node = &mut *node();
-    let record = v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
+    let (mut record, share) = v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
         .map_err(|e| damaged("a record", e))?;
+    node.join(&mut record, share, call.args[0].len());
     let newest = record.newest();
     // SAFETY: the strings of this call.
-    let mut key = unsafe { Key::open(call.ctx, call.argv[1], Mode::Write) }?;
+    let mut key = unsafe { Key::open(call.ctx, call.argv[0], Mode::Write) }?;
+    members::entered(&record, call.db(), call.args[0]);
     guard::applying(|| {
         key.put(record);
         key.signal();
@@ -103,6 +110,29 @@ pub fn restored(call: &Call<'_>) -> Result<(), Refusal> {
     node.obeyed(restored.now, now_us());
     // SAFETY: the context of this call.
     unsafe { propagate::verbatim(call.ctx) };
+    call.reply_int(1);
+    Ok(())
+}
+
+/// MAOS.DEFINE name definition expires-at
+pub fn define(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    failpoint::hit("obey define");
+    let definition = v1::decode_definition(call.args[1]).map_err(|e| damaged("a partition", e))?;
+    let expires_ms = std::str::from_utf8(call.args[2])
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let expires_ms: u64 = expires_ms.ok_or_else(|| damaged("a partition", Damaged("no expiry")))?;
+    let stamp = definition.stamp;
+    // SAFETY: the strings of this call.
+    let mut key = unsafe { ShareKey::open(call.ctx, call.argv[0], Mode::Write) }?;
+    guard::applying(|| {
+        key.put(Arc::new(definition));
+        key.expire(expires_ms);
+        node().obeyed(stamp, now_us());
+        // SAFETY: the context of this call.
+        unsafe { propagate::verbatim(call.ctx) };
+    });
     call.reply_int(1);
     Ok(())
 }
@@ -144,6 +174,13 @@ pub fn fail(call: &Call<'_>) -> Result<(), Refusal> {
     let n = text(1).parse::<i64>().unwrap_or(0);
     match text(0) {
         "clock" => failpoint::set_clock((n != 0).then_some(n.saturating_mul(1000))),
+        // So many bytes are added to the sum of the partition whose place is named by nobody: the first one.
+        "spoil" => {
+            let first = node().shares.entries().next().map(|(place, _)| place);
+            ledger::spoil(first.unwrap_or_default(), n);
+        }
+        // Nonsense is told to the other nodes of the cluster, made from this number.
+        "shout" => bus::shout(n.unsigned_abs()),
         "list" => {
             call.reply(&Points);
             return Ok(());

@@ -3,10 +3,13 @@
 #![allow(unsafe_code)] // the shims that the server calls; all they do is enter the guard
 
 mod internal;
+mod partition;
 mod state;
 
 use std::ffi::c_int;
 
+use maos_core::wire::partition::DEFINE;
+use maos_core::wire::spec::words;
 use maos_core::wire::state::{APPLY, LOAD, RESTORED};
 use maos_core::wire::{requests as cmd, CommandSpec, Request};
 
@@ -30,11 +33,18 @@ macro_rules! handler {
             argc: c_int,
         ) -> c_int {
             static BREAKER: Breaker = Breaker::new();
+            const WORDS: usize = words($spec.name);
             // SAFETY: the server's own arguments, in its callback.
-            unsafe { enter($spec, &BREAKER, ctx, argv, argc, |call| $run(call)) }
+            unsafe { enter(($spec, WORDS), &BREAKER, ctx, argv, argc, |call| $run(call)) }
         }
         ($spec, shim as Handler)
     }};
+}
+
+/// How each kind of command is run.
+mod run {
+    pub use super::partition::{define, survey};
+    pub use super::state::{lock, read, write};
 }
 
 macro_rules! public {
@@ -42,7 +52,7 @@ macro_rules! public {
         const PUBLIC: &[(&CommandSpec, Handler)] = &[
             $(handler!(
                 <cmd::$name<'static> as Request<'static>>::SPEC,
-                |call| state::$kind::<cmd::$name<'_>>(call)
+                |call| run::$kind::<cmd::$name<'_>>(call)
             )),*
         ];
     };
@@ -53,6 +63,7 @@ const INTERNAL: &[(&CommandSpec, Handler)] = &[
     handler!(&APPLY, internal::apply),
     handler!(&LOAD, internal::load),
     handler!(&RESTORED, internal::restored),
+    handler!(&DEFINE, internal::define),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

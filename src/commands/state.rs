@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use maos_core::change::{Change, Kind};
 use maos_core::lock::{is_held_by, LockCommand};
+use maos_core::partition::{Directory, Place};
 use maos_core::record::Record;
+use maos_core::refusal::Quoted;
 use maos_core::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
 use maos_core::wire::lock::WaiterReply;
 use maos_core::wire::reference::COMMANDS;
@@ -17,6 +19,7 @@ use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode};
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us, Node};
+use crate::edge::partitions::{self, Victims};
 use crate::edge::{conflicts, failpoint, function, guard, pause, propagate, waiting};
 
 type Opened<'c> = SmallVec<[Key<'c>; 1]>;
@@ -26,7 +29,7 @@ type Opened<'c> = SmallVec<[Key<'c>; 1]>;
 fn open<'c>(call: &'c Call<'_>, keys: Keys, mode: Mode) -> Result<Opened<'c>, Refusal> {
     // SAFETY: the strings of this call. Of keys named twice one is refused before any is written, and
     // none is read after another was written.
-    let open = |at: usize| unsafe { Key::open(call.ctx, call.argv[at + 1], mode) };
+    let open = |at: usize| unsafe { Key::open(call.ctx, call.argv[at], mode) };
     if let Keys::One(_) = keys {
         return Ok(Opened::from_buf([open(0)?]));
     }
@@ -76,6 +79,12 @@ impl View for Opens<'_, '_> {
 
     fn waiters(&self, n: usize) -> Vec<WaiterReply> {
         waiting::queue(self.call.db(), self.keys[n].name())
+    }
+
+    fn partition(&self, place: Place) -> Option<Vec<u8>> {
+        let node = node();
+        let entry = node.shares.get(place).filter(|e| e.definition.is_some());
+        Some(entry?.name.to_vec())
     }
 }
 
@@ -162,7 +171,7 @@ fn wait<'a, C: LockCommand<'a>>(
     wait_ms: u64,
 ) -> Result<(), Refusal> {
     let places = C::SPEC.keys.positions(call.args);
-    let mut names: Vec<_> = places.map(|at| call.argv[at + 1]).collect();
+    let mut names: Vec<_> = places.map(|at| call.argv[at]).collect();
     waiting::enter(call, &mut names, request.want(), who, wait_ms)
 }
 
@@ -203,11 +212,22 @@ fn decide<'a, C: WriteCommand<'a>>(
         beyond,
         who,
         limits: &node.limits,
+        shares: &node.shares,
         answer,
     };
     failpoint::hit("decide");
+    let mut victims = Victims::new();
     let decided = match request.decide(&records(keys), &env)? {
-        Decision::Change(change) => Ok(change),
+        Decision::Change(mut change) => {
+            let named = request.partition();
+            if !node.shares.is_idle() || named.is_some() {
+                let records = records(keys);
+                may_charge(call, named, &node.shares, &records)?;
+                let one = std::slice::from_mut(&mut change);
+                victims = partitions::admit(one, named, &records, &env)?;
+            }
+            Ok(change)
+        }
         Decision::Answer(_) if waits => return Ok(Came::Waits(who.clone())),
         Decision::Answer(reply) => {
             let lost = reply.is_lost_race();
@@ -215,13 +235,17 @@ fn decide<'a, C: WriteCommand<'a>>(
                 count_conflict::<C>();
             }
             if lost || reply.is_resolved() {
-                count_merge(call, request, !lost);
+                count_merge(call, request, &records(keys), &env, !lost);
             }
             call.reply(&reply);
             return Ok(Came::Done);
         }
-        Decision::Commit(changes, reply) => {
+        Decision::Commit(mut changes, reply) => {
+            let named = request.partition();
+            may_charge(call, named, &node.shares, &records(keys))?;
+            victims = partitions::admit_all(&mut changes, named, keys, &env)?;
             failpoint::hit("decided");
+            count_merge(call, request, &records(keys), &env, true);
             // It may show what is about to change, and what is decided cannot fail any more.
             call.reply(&reply);
             Err(changes)
@@ -231,12 +255,14 @@ fn decide<'a, C: WriteCommand<'a>>(
     let change = match decided {
         Ok(change) => change,
         Err(changes) => {
-            count_merge(call, request, true);
-            commit_all(call, keys, &changes, stamp, now_us, node);
+            commit_all(call, keys, &changes, &victims, stamp, now_us, node);
             return Ok(Came::Done);
         }
     };
     failpoint::hit("decided");
+    if !victims.is_empty() {
+        partitions::evict(&victims, node);
+    }
     guard::applying(|| {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
@@ -263,12 +289,14 @@ fn commit_all(
     call: &Call<'_>,
     keys: &mut [Key<'_>],
     changes: &[Change<'_>],
+    victims: &Victims,
     offered: Stamp,
     now_us: u64,
     node: &mut Node,
 ) {
     // Made by this clock, unless a version that is replaced lies beyond.
     let own = changes.first().is_some_and(|c| c.stamp == offered);
+    partitions::evict(victims, node);
     guard::applying(|| {
         for change in changes {
             for (n, write) in change.writes.iter().enumerate() {
@@ -289,10 +317,39 @@ fn commit_all(
 }
 
 #[cold]
-fn count_merge<'a, C: WriteCommand<'a>>(call: &Call<'a>, request: &C, resolved: bool) {
-    if let Some(strategy) = request.strategy() {
+fn count_merge<'a, C: WriteCommand<'a>>(
+    call: &Call<'a>,
+    request: &C,
+    records: &[Option<&Record>],
+    env: &Env<'_>,
+    resolved: bool,
+) {
+    let env = Env { ..*env };
+    if let Some(strategy) = request.strategy(records.first().copied().flatten(), &env) {
         conflicts::count(strategy, call.args[0], resolved);
     }
+}
+
+/// Whether the user may have a partition charged: one that it may not even read is none of its business. What is
+/// charged to it already may stay.
+#[inline]
+fn may_charge(
+    call: &Call<'_>,
+    named: Option<&[u8]>,
+    shares: &Directory,
+    records: &[Option<&Record>],
+) -> Result<(), Refusal> {
+    let Some(name) = named else { return Ok(()) };
+    let place = shares.find(name);
+    let stays = |r: &Option<&Record>| r.is_some_and(|r| Some(r.member().place()) == place);
+    if records.iter().all(stays) || call.may_read(name) {
+        return Ok(());
+    }
+    let text = format!(
+        "the user may not read the key of the partition {}, and so not have it charged",
+        Quoted(name)
+    );
+    Err(Refusal::new(Code::NoPerm, text))
 }
 
 fn count_conflict<'a, C: Request<'a>>() {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::codec::v1;
-use crate::lock::Turn;
+use crate::lock::{Guard, Turn};
+use crate::partition::Home;
 use crate::record::{Parts, Record};
 use crate::{Stamp, Who};
 
@@ -25,6 +26,8 @@ pub enum Kind {
     Trim = 4,
     /// No new version: the lock has another holder, or none, or another lease.
     Lock = 5,
+    /// No new version: another partition is charged with it, or none.
+    Move = 6,
 }
 
 /// What becomes of the key's expiry.
@@ -43,7 +46,7 @@ pub enum Expiry {
 pub struct Change<'a> {
     /// What kind.
     pub kind: Kind,
-    /// The commit's stamp; [`Stamp::NONE`] for a trim.
+    /// The commit's stamp; [`Stamp::NONE`] for a trim or a move.
     pub stamp: Stamp,
     /// Who made it.
     pub who: Arc<Who>,
@@ -66,12 +69,14 @@ pub struct Change<'a> {
 pub struct Write<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// The new value; empty for a deletion or a trim.
+    /// The new value; empty where there is none.
     pub value: Cow<'a, [u8]>,
     /// How many of the oldest versions go.
     pub drops: usize,
     /// What becomes of the lock, where that is what changes.
     pub turn: Option<Box<Turn>>,
+    /// Which partition is charged from now on, where that changes.
+    pub home: Option<Box<Home>>,
 }
 
 impl Write<'_> {
@@ -101,13 +106,23 @@ impl<'a> Change<'a> {
                 value: Cow::Borrowed(b""),
                 drops,
                 turn: None,
+                home: None,
             }],
         }
     }
 
+    /// The change that has another partition charged with a key.
+    pub fn moved(key: &'a [u8], home: Home) -> Change<'a> {
+        let mut change = Change::trim(key, 0);
+        change.kind = Kind::Move;
+        change.writes[0].home = Some(Box::new(home));
+        change
+    }
+
     /// True if the change fits on top of a record, as one decided over it does.
     pub fn overtakes(&self, record: &Record) -> bool {
-        matches!(self.kind, Kind::Trim | Kind::Lock) || self.stamp > record.current().stamp()
+        matches!(self.kind, Kind::Trim | Kind::Lock | Kind::Move)
+            || self.stamp > record.current().stamp()
     }
 
     /// What becomes of the expiry of a key that held this record and holds it no longer as it was, and that
@@ -129,9 +144,23 @@ impl<'a> Change<'a> {
     /// Applies the change to the record of its `n`-th key. Cannot fail: what can be refused was
     /// refused when the change was decided. `None` in and out: there is no record. A record that is
     /// [empty](Record::is_empty) afterwards is to go, and its key with it.
-    pub fn apply(&self, n: usize, record: Option<&mut Record>) -> Option<Record> {
+    #[inline]
+    pub fn apply(&self, n: usize, mut record: Option<&mut Record>) -> Option<Record> {
+        let mut made = self.apply_to(n, record.as_deref_mut());
         let write = &self.writes[n];
-        if self.kind == Kind::Trim {
+        if let Some(record) = made.as_mut().or(record) {
+            match &write.home {
+                Some(home) => record.set_member(home.member(write.key.len())),
+                None => record.set_member(record.member().of_key(write.key.len())),
+            }
+        }
+        made
+    }
+
+    #[inline(always)]
+    fn apply_to(&self, n: usize, record: Option<&mut Record>) -> Option<Record> {
+        let write = &self.writes[n];
+        if let Kind::Trim | Kind::Move = self.kind {
             if let Some(r) = record {
                 r.trim(write.drops);
             }
@@ -149,14 +178,7 @@ impl<'a> Change<'a> {
             }
             return None;
         }
-        let next = Parts {
-            stamp: self.stamp,
-            who: &self.who,
-            value: (self.kind != Kind::Delete).then_some(&write.value),
-            meta: self.meta.as_deref(),
-            reqid: self.reqid,
-            time_ms: self.time_ms,
-        };
+        let next = self.parts(write);
         let mut made = None;
         let record = match record {
             None => made.insert(Record::new(&next)),
@@ -175,5 +197,49 @@ impl<'a> Change<'a> {
             record.raise_fence(name, token);
         }
         made
+    }
+
+    /// The version that a write makes.
+    fn parts<'s>(&'s self, write: &'s Write<'_>) -> Parts<'s> {
+        Parts {
+            stamp: self.stamp,
+            who: &self.who,
+            value: (self.kind != Kind::Delete).then_some(&write.value),
+            meta: self.meta.as_deref(),
+            reqid: self.reqid,
+            time_ms: self.time_ms,
+        }
+    }
+
+    /// How many bytes will hold the version of the `n`-th key.
+    pub(crate) fn version_len(&self, n: usize) -> usize {
+        self.parts(&self.writes[n]).blob_len()
+    }
+
+    /// What the record of the `n`-th key [will be charged](Record::charge) once the change is applied: to the
+    /// byte, and 0 where none will be left.
+    pub fn charge_after(&self, n: usize, record: Option<&Record>) -> usize {
+        let write = &self.writes[n];
+        let key_len = write.key.len();
+        if let Kind::Trim | Kind::Move = self.kind {
+            return record.map_or(0, |r| {
+                r.charge() - r.charge_of_oldest(write.drops) - r.member().key_len() + key_len
+            });
+        }
+        if let Some(turn) = &write.turn {
+            let mut guard = record.and_then(Record::guard).cloned().unwrap_or_default();
+            guard.turn(turn);
+            return Record::charge_guarded(record, &guard, key_len);
+        }
+        let mut guard = record.and_then(Record::guard).map(Cow::Borrowed);
+        let record = record.filter(|r| self.overtakes(r));
+        if let Some((name, token)) = self.fence {
+            guard
+                .get_or_insert(Cow::Owned(Guard::default()))
+                .to_mut()
+                .raise(name, token);
+        }
+        let guard = guard.as_deref();
+        Record::charge_after(record, &self.parts(write), write.drops, guard, key_len)
     }
 }

@@ -70,6 +70,8 @@ pub enum Knob {
     PauseGuard,
     /// `maos.merge-function-max-ms`
     MergeFunctionMax,
+    /// `maos.pool-bytes`
+    PoolBytes,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -164,6 +166,15 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Millis,
         meaning: "How long a Redis Function that MAOS.MERGE calls may take; what it made later than this is refused. The server does nothing else meanwhile. One that does not end is ended by FUNCTION KILL, after busy-reply-threshold.",
     },
+    Setting {
+        id: Knob::PoolBytes,
+        name: "pool-bytes",
+        default: 10 << 30,
+        min: 0,
+        max: (1 << 53) - 1,
+        unit: Unit::Bytes,
+        meaning: "How many bytes all partitions may be given together, in a cluster those of all nodes. MAOS.PARTITION CREATE and ALTER are refused beyond it. Keys outside of partitions do not count. Set it to the same on every node.",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -211,6 +222,14 @@ pub const JSON_ELEMENTS_MAX: usize = 500_000;
 pub const DIFF_MAX: usize = 4 << 20;
 /// The most bytes of compressed values that a payload from a client may unpack to.
 pub const UNPACKED_MAX: usize = 256 << 20;
+/// The longest name of a partition, in bytes.
+pub const PARTITION_NAME_MAX: usize = 256;
+/// The longest prefix of a partition, in bytes.
+pub const PREFIX_MAX: usize = 256;
+/// The most prefixes of one partition.
+pub const PREFIXES_MAX: usize = 64;
+/// The most partitions that there may be, in a cluster on all nodes.
+pub const PARTITIONS_MAX: usize = 10_000;
 /// The most versions a loaded record may hold.
 pub const HARD_VERSIONS_MAX: u64 = 100_001;
 
@@ -237,6 +256,11 @@ pub struct Limits {
     pub function_ms: u64,
     /// Microseconds that a server outside a cluster may sleep; 0 for any.
     pub pause_us: u64,
+    /// Bytes that all partitions may be given.
+    pub pool: u64,
+    /// Milliseconds until a key expires that is written without a word about it; 0: it does not. A
+    /// partition's policy.
+    pub key_ttl_ms: u64,
 }
 
 impl Limits {
@@ -254,6 +278,8 @@ impl Limits {
             background_us: value(Knob::BackgroundEffort),
             function_ms: value(Knob::MergeFunctionMax),
             pause_us: value(Knob::PauseGuard).saturating_mul(1_000),
+            pool: value(Knob::PoolBytes),
+            key_ttl_ms: 0,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! The module's hook feeds the server's `DEBUG DIGEST-VALUE` from here, and so do the tests that
 //! compute what it must show: the two cannot drift apart.
 
+use crate::codec::v1::{self, Share};
+use crate::partition::Definition;
 use crate::record::Record;
 
 /// What takes a digest: the server, or a test.
@@ -16,8 +18,8 @@ pub trait Digest {
     fn end(&mut self);
 }
 
-/// Shows a record to a digest, in the order that counts.
-pub fn show(record: &Record, to: &mut impl Digest) {
+/// Shows a record to a digest, in the order that counts, and the partition that it names.
+pub fn show(record: &Record, share: Option<Share<'_>>, to: &mut impl Digest) {
     to.number(record.created().0);
     to.number(record.floor().0);
     for v in record.iter() {
@@ -45,6 +47,16 @@ pub fn show(record: &Record, to: &mut impl Digest) {
             to.number(*token);
         }
     }
+    if let Some(share) = share {
+        part(to, Some(share.name));
+        to.number(u64::from(share.chosen) + 2 * u64::from(share.dies));
+    }
+    to.end();
+}
+
+/// Shows the definition of a partition.
+pub fn show_definition(definition: &Definition, to: &mut impl Digest) {
+    to.bytes(&v1::encode_definition(definition));
     to.end();
 }
 

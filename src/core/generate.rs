@@ -77,10 +77,16 @@ pub struct Generator {
     pub rng: Rng,
     /// The keys that requests name.
     pub keys: Vec<Vec<u8>>,
+    /// The keys of partitions.
+    pub partitions: Vec<Vec<u8>>,
     /// Whether keys may expire within a few milliseconds, or else at once or in days.
     pub soon: bool,
+    /// Whether keys may be told to expire in the past, and so at once.
+    pub past: bool,
     /// Whether leases may end within a few milliseconds.
     pub brief: bool,
+    /// Whether the present request is about the keys of partitions.
+    of_partitions: bool,
     /// The key that was named last: a version beside it is one of its own.
     key: Vec<u8>,
     /// How many keys the present request says it names, and how many it has named.
@@ -97,10 +103,14 @@ impl Generator {
         let mut keys: Vec<Vec<u8>> = (0..6).map(|n| format!("{{o}}:k{n}").into_bytes()).collect();
         keys.push(b"{o}\0\r\n\xff".to_vec());
         keys.push([&b"{o}"[..], &[b'x'; 300]].concat());
+        let partitions = (0..4).map(|n| format!("{{o}}p{n}").into_bytes());
         Generator {
             rng: Rng::new(seed),
             keys,
+            partitions: partitions.collect(),
+            of_partitions: false,
             soon: false,
+            past: true,
             brief: false,
             key: vec![],
             count: (0, 0),
@@ -120,8 +130,11 @@ impl Generator {
         self.remember(world.clock.last());
         self.count = (1, self.rng.below(self.keys.len()));
         self.named.clear();
+        self.of_partitions = spec.name.starts_with("MAOS.PARTITION");
         let mut words = vec![];
-        self.word(spec.name, &mut words);
+        spec.name
+            .split(' ')
+            .for_each(|name| self.word(name, &mut words));
         for arg in spec.args {
             self.argument(arg, world, &mut words);
         }
@@ -207,6 +220,7 @@ impl Generator {
             (ArgKind::Key, _) => return self.next_key(),
             (ArgKind::KeyAgain, _) => return self.named_key(),
             (ArgKind::Value, _) => return self.any_value(world),
+            (ArgKind::Name(_), Some(Tok::Prefix)) => return self.prefix(),
             (ArgKind::Name(max), _) => return self.name(max, world),
             (ArgKind::Json, _) => return self.metadata(),
             (ArgKind::Patch, _) => return self.patch(),
@@ -215,6 +229,7 @@ impl Generator {
             (ArgKind::Version, _) => return self.version(world),
             (ArgKind::Token, _) => return self.token(world),
             (ArgKind::Owner, _) => return self.owner(world),
+            (ArgKind::Partition, _) => return self.partition(world),
             (ArgKind::Lease, _) => self.lease(),
             (ArgKind::VersionRef, _) => match self.rng.chance(60) {
                 true => -1 - self.rng.below(6) as i64,
@@ -231,6 +246,10 @@ impl Generator {
                 }
             }
             (_, Some(tok @ (Tok::Ex | Tok::Px | Tok::ExAt | Tok::PxAt))) => self.expiry(tok, world),
+            (
+                _,
+                Some(tok @ (Tok::Bytes | Tok::Ttl | Tok::History | Tok::MaxAge | Tok::MaxValue)),
+            ) => self.term(tok),
             // Nobody here gives a lock back meanwhile.
             (_, Some(Tok::Wait)) => match self.rng.below(20) {
                 0 => *self.rng.pick(&[-1, WAIT_MAX_MS + 1, i64::MAX]),
@@ -252,6 +271,9 @@ impl Generator {
 
     /// The keys of one request follow each other; now and then one comes twice.
     fn next_key(&mut self) -> Vec<u8> {
+        if self.of_partitions && self.rng.below(30) > 0 {
+            return self.rng.pick(&self.partitions).clone();
+        }
         let at = match self.rng.below(25) {
             0 => self.rng.below(self.keys.len()),
             _ => self.count.1 % self.keys.len(),
@@ -330,6 +352,38 @@ impl Generator {
             0 => self.name(OWNER_MAX, world),
             n => vec![b"abc"[n % 3]],
         }
+    }
+
+    /// Mostly one that there is.
+    fn partition(&mut self, world: &Model) -> Vec<u8> {
+        let mut known: Vec<_> = world.defined().keys().cloned().collect();
+        known.sort_unstable();
+        match known.is_empty() || self.rng.below(20) == 0 {
+            true => self.rng.pick(&self.partitions).clone(),
+            false => self.rng.pick(&known).clone(),
+        }
+    }
+
+    /// What CREATE and ALTER say in numbers: quotas that are soon full, and times that do not end meanwhile.
+    fn term(&mut self, tok: Tok) -> i64 {
+        let n = self.rng.below(40) as i64;
+        match (tok, n) {
+            (_, 0) => -1,
+            (_, 1) => i64::MAX,
+            (Tok::Bytes, 2..20) => 300 * n * n,
+            (Tok::Bytes, n) => 100_000 * n,
+            (Tok::History, n) => n % 12,
+            (Tok::MaxValue, n) => 200 * (n % 30),
+            (_, 2..20) => 0,
+            (_, n) => 86_400_000 * n,
+        }
+    }
+
+    /// What keys begin with.
+    fn prefix(&mut self) -> Vec<u8> {
+        let key = self.rng.pick(&self.keys).clone();
+        let len = 1 + self.rng.below(8);
+        key.into_iter().take(len).collect()
     }
 
     /// Days, or a few milliseconds where something may end soon, or what no lease is.
@@ -495,8 +549,8 @@ impl Generator {
                 i64::MAX / 1000 + 1,
             ][self.rng.below(6)],
             1 => i64::MAX / 2 / (1000 / unit),
-            2 if absolute => 1,
-            3 if absolute => (now - days) * unit,
+            2 if absolute && self.past => 1,
+            3 if absolute && self.past => (now - days) * unit,
             4 if self.soon && tok == Tok::Px => 1 + self.rng.below(3) as i64,
             _ if absolute => (now + days) * unit,
             _ => days * unit,
@@ -505,11 +559,14 @@ impl Generator {
 
     /// Makes a request that is nearly one: a word less, twice, elsewhere, or another.
     fn spoil(&mut self, words: &mut Vec<Vec<u8>>) {
-        if words.len() < 2 {
+        // The name of a command is what it is.
+        let names = 1 + usize::from(self.of_partitions);
+        if words.len() <= names {
+            words.push(self.rng.pick(Tok::ALL).word().into());
             return;
         }
-        let at = 1 + self.rng.below(words.len() - 1);
-        let other = 1 + self.rng.below(words.len() - 1);
+        let at = names + self.rng.below(words.len() - names);
+        let other = names + self.rng.below(words.len() - names);
         match self.rng.below(6) {
             0 => drop(words.remove(at)),
             1 => words.insert(at, words[other].clone()),

@@ -36,7 +36,7 @@ const LINE: usize = 64;
 
 /// Before a version: its length in four bytes and the place of its writer in one. A group has no
 /// more writers than versions, and a full one of the shortest versions has 157.
-const HEAD: usize = 5;
+pub(crate) const HEAD: usize = 5;
 
 /// Versions that follow each other.
 #[derive(Clone, Debug, Default)]
@@ -276,6 +276,22 @@ impl History {
             size_of::<VecDeque<Group>>() + o.capacity() * size_of::<Group>()
         });
         older + self.bytes + self.len() * HEAD + self.tail.bytes.capacity() - self.tail.bytes.len()
+    }
+
+    /// What they are charged for: their blobs, and what stands before each. Not the room that is kept for more
+    /// of them.
+    #[inline]
+    pub(crate) fn charge(&self) -> usize {
+        self.bytes + self.len() * HEAD
+    }
+
+    /// What the oldest `n` are charged for.
+    pub(crate) fn charge_of_oldest(&self, n: usize) -> usize {
+        match n {
+            0 => 0,
+            n if n >= self.len() => self.charge(),
+            n => self.iter().take(n).map(|v| v.blob_len() + HEAD).sum(),
+        }
     }
 
     /// How many allocations hold them.

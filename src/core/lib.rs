@@ -19,6 +19,7 @@
 //! | [`txn`] | the decision of a transaction |
 //! | [`lock`] | who holds a key, until when, and which writes that lets pass |
 //! | [`waits`] | who waits for which lock, in which order, and the cycles that would close |
+//! | [`partition`] | shares of a pool of memory: who is charged, and what is refused |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
@@ -52,6 +53,8 @@ pub mod lock;
 pub mod merge;
 #[cfg(feature = "engine")]
 pub mod model;
+#[cfg(feature = "engine")]
+pub mod partition;
 #[cfg(feature = "engine")]
 pub mod record;
 pub mod refusal;

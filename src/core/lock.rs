@@ -356,6 +356,7 @@ fn change<'a>(
         value: Cow::Borrowed(&b""[..]),
         drops: 0,
         turn: Some(Box::new(turn)),
+        home: None,
     };
     Change {
         kind: Kind::Lock,

@@ -118,12 +118,22 @@ impl<'a> Merge<'a> {
             writes: smallvec![Write {
                 key: self.key,
                 value: Cow::Owned(value.unwrap_or_default().into_owned()),
-                drops: drops(Some(&after), env),
+                drops: drops(
+                    Some(&after),
+                    env.limits(self.key, Some(record), &self.options),
+                    env
+                ),
                 turn: None,
+                home: None,
             }],
         };
         let reply = MergeReply::Applied(stamp, How::Kept);
         Ok(Decision::Commit(smallvec![loser, again], reply))
+    }
+
+    /// The longest value that the key may have.
+    fn most(&self, record: &Record, env: &Env<'_>) -> usize {
+        env.limits(self.key, Some(record), &self.options).value_max
     }
 
     fn three_way<'r>(&self, record: &'r Record, theirs: &[u8], env: &Env<'_>) -> Decided<'a, 'r> {
@@ -140,7 +150,7 @@ impl<'a> Merge<'a> {
                 let lost = lost(Some(record));
                 return Ok(Decision::Answer(MergeReply::Lost(lost, paths)));
             }
-            Merged::Done(made) => finished(&made, env.limits.value_max)?,
+            Merged::Done(made) => finished(&made, self.most(record, env))?,
         };
         self.made(made, record, theirs, env)
     }
@@ -148,7 +158,7 @@ impl<'a> Merge<'a> {
     /// Asks the function, or goes by what it said.
     fn by_function<'r>(
         &self,
-        function: &'a [u8],
+        function: &[u8],
         record: &'r Record,
         theirs: &[u8],
         env: &Env<'_>,
@@ -159,7 +169,7 @@ impl<'a> Merge<'a> {
             let doc = Node::parse("what the function returned", made).map_err(|refusal| {
                 Refusal::new(refusal.code, format!("{name}: {}", refusal.text))
             })?;
-            let made = finished(&doc, env.limits.value_max)?;
+            let made = finished(&doc, self.most(record, env))?;
             return self.made(made, record, theirs, env);
         }
         let base = self.base(record)?;
@@ -171,7 +181,7 @@ impl<'a> Merge<'a> {
         }
         let base = base.map_or_else(|| b"null".to_vec(), Cow::into_owned);
         Ok(Decision::Ask(Box::new(Question {
-            function,
+            function: Cow::Owned(function.to_vec()),
             key: self.key,
             version,
             values: [base, theirs.to_vec(), self.value.to_vec()],
@@ -196,13 +206,13 @@ impl<'a> Merge<'a> {
     }
 
     /// What this request did before, as far as the history tells.
-    fn before(&self, done: Stamp, record: Option<&Record>) -> (Stamp, How) {
+    fn before(&self, done: Stamp, record: Option<&Record>, strategy: Strategy<'_>) -> (Stamp, How) {
         let place = record.and_then(|r| r.find(done));
         let nth = |place: Option<usize>| record.and_then(|r| r.nth(place?));
         let (earlier, later) = (place.and_then(|p| p.checked_sub(1)), place.map(|p| p + 1));
         if let (Some(earlier), Some(later)) = (nth(earlier), nth(later)) {
             let again = later.stamp().0 == done.0 + 1 && later.value() == earlier.value();
-            if again && self.strategy == Strategy::Lww {
+            if again && strategy == Strategy::Lww {
                 return (later.stamp(), How::Kept);
             }
         }
@@ -224,21 +234,31 @@ impl<'a> WriteCommand<'a> for Merge<'a> {
         self.options.by
     }
 
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
+    }
+
     fn is_conditional(&self) -> bool {
         true
     }
 
-    fn strategy(&self) -> Option<Strategy<'a>> {
-        Some(self.strategy)
+    fn strategy<'e>(&self, record: Option<&Record>, env: &Env<'e>) -> Option<Strategy<'e>>
+    where
+        'a: 'e,
+    {
+        let named = self.options.partition;
+        let unsaid = || env.shares.on_conflict(self.key, record, named);
+        Some(self.strategy.unwrap_or_else(unsaid))
     }
 
     fn decide<'r>(&self, records: &[Option<&'r Record>], env: &Env<'_>) -> Decided<'a, 'r> {
         let (record, o) = (records[0], &self.options);
         let mine = Cow::Borrowed(self.value);
+        let strategy = self.strategy(record, env).unwrap_or(Strategy::Reject);
         self.check_time(env)?;
         match meet(record, o, Some(self.base), env)? {
             Met::Before(done) => {
-                let (version, how) = self.before(done, record);
+                let (version, how) = self.before(done, record, strategy);
                 return Ok(Decision::Answer(MergeReply::Applied(version, how)));
             }
             Met::Free => return self.write(mine, record, env).map(Decision::Change),
@@ -246,7 +266,7 @@ impl<'a> WriteCommand<'a> for Merge<'a> {
         }
         let lost = || Ok(Decision::Answer(MergeReply::Lost(lost(record), vec![])));
         let stands = record.filter(|r| !r.is_bare());
-        if self.strategy == Strategy::Lww {
+        if strategy == Strategy::Lww {
             let since = stands.map_or(0, |r| r.current().time_ms());
             return match stands.filter(|_| self.ts.is_some_and(|ts| ts < since)) {
                 Some(record) => self.superseded(record, env),
@@ -257,7 +277,7 @@ impl<'a> WriteCommand<'a> for Merge<'a> {
         let (Some(record), Some(theirs)) = (record, present(record)) else {
             return lost();
         };
-        match self.strategy {
+        match strategy {
             Strategy::Merge => self.three_way(record, &theirs, env),
             Strategy::Function(name) => self.by_function(name, record, &theirs, env),
             Strategy::Fww => {

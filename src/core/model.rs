@@ -7,11 +7,16 @@ use crate::change::{Change, Expiry};
 use crate::clock::Clock;
 use crate::codec::{v1, Damaged};
 use crate::config::Limits;
+use crate::partition::{
+    DefineCommand, Definition, Directory, Fate, Ledger, Place, Survey, SurveyCommand, Usage,
+    EVICTIONS_MAX,
+};
 use crate::record::Record;
 use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
 use crate::wire::lock::WaiterReply;
-use crate::wire::{requests as cmd, Keys, Request, Value};
+use crate::wire::partition::AuditReply;
+use crate::wire::{requests as cmd, CommandSpec, Keys, Request, Value};
 use crate::{lock, Code, Interner, Refusal, Stamp};
 
 /// What answers a merge that a Redis Function decides.
@@ -32,11 +37,15 @@ pub struct Model {
     pub clock: Clock,
     interner: Interner,
     keys: HashMap<Vec<u8>, Held>,
+    defined: HashMap<Vec<u8>, Defined>,
+    directory: Directory,
+    high_water: HashMap<Place, u64>,
     /// The Redis Functions there are.
     pub functions: Option<Function>,
     /// Keys that hold something else.
     pub foreign: HashSet<Vec<u8>>,
-    /// The facts of the changes made, as they would travel: fact, then keys and values in turn.
+    /// The facts of the changes made, as they would travel: fact, then keys and values in turn; an empty fact
+    /// and a key where that was removed.
     pub sent: Vec<Vec<Vec<u8>>>,
 }
 
@@ -49,14 +58,110 @@ pub struct Held {
     pub expires_ms: Option<u64>,
 }
 
+/// The definition of a partition and its key's expiry in milliseconds of unix time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defined {
+    /// The definition.
+    pub definition: Definition,
+    /// When the key expires.
+    pub expires_ms: Option<u64>,
+}
+
+/// As the server says it.
+const NOT_COPIED: Refusal = Refusal::fixed(Code::Err, "module key failed to copy");
+
+/// What the keys hold of each partition, counted.
+struct Counted(HashMap<Place, Usage>);
+
+impl Ledger for Counted {
+    fn usage(&self, place: Place) -> Usage {
+        self.0.get(&place).copied().unwrap_or_default()
+    }
+}
+
 impl Model {
     /// An empty store on a connection of the user `default`, at this time.
     pub fn at(now_us: u64) -> Model {
         Model {
             now_us,
             author: b"default".to_vec(),
+            directory: Directory::complete(),
             ..Model::default()
         }
+    }
+
+    /// The partitions.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The keys that define partitions.
+    pub fn defined(&self) -> &HashMap<Vec<u8>, Defined> {
+        &self.defined
+    }
+
+    /// The name of a partition.
+    pub fn partition(&self, place: Place) -> Option<&[u8]> {
+        Some(&*self.directory.get(place)?.name)
+    }
+
+    /// The partition that a record names.
+    pub fn share(&self, record: &Record) -> Option<v1::Share<'_>> {
+        v1::Share::of(record, self.partition(record.member().place()))
+    }
+
+    fn counted(&self) -> Counted {
+        let mut usage: HashMap<Place, Usage> = HashMap::new();
+        for held in self.keys.values() {
+            let usage = usage.entry(held.record.member().place()).or_default();
+            usage.bytes += held.record.charge() as u64;
+            usage.keys += 1;
+        }
+        Counted(usage)
+    }
+
+    /// What the keys hold of a partition.
+    pub fn usage(&self, name: &[u8]) -> Usage {
+        let place = self.directory.find(name);
+        place.map_or(Usage::default(), |p| self.counted().usage(p))
+    }
+
+    /// Takes note of what partitions hold, and forgets those that nothing names any more.
+    fn settle(&mut self) {
+        if self.directory.is_idle() {
+            return;
+        }
+        let counted = self.counted();
+        for (place, usage) in &counted.0 {
+            let most = self.high_water.entry(*place).or_default();
+            *most = usage.bytes.max(*most);
+        }
+        let places: Vec<_> = self.directory.entries().map(|(p, _)| p).collect();
+        for place in places {
+            if counted.usage(place).keys == 0 && self.directory.definition(place).is_none() {
+                self.directory.forget(place);
+                self.high_water.remove(&place);
+            }
+        }
+    }
+
+    /// The key of a partition goes; those of a temporary one go with it.
+    fn undefine(&mut self, name: &[u8]) -> bool {
+        let Some(gone) = self.defined.remove(name) else {
+            return false;
+        };
+        let place = self.directory.define(&name.into(), None);
+        if gone.definition.class == crate::wire::partition::Class::Temporary {
+            self.keys.retain(|key, held| {
+                let stays = held.record.member().place() != place;
+                if !stays {
+                    self.sent.push(vec![vec![], key.clone()]);
+                }
+                stays
+            });
+        }
+        self.settle();
+        true
     }
 
     /// What COPY and RESTORE make of all keys: nobody holds them, and those that were only locked are not
@@ -84,13 +189,24 @@ impl Model {
         // The server's rule: the millisecond itself still belongs to the key.
         self.keys
             .retain(|_, held| held.expires_ms.is_none_or(|at| at >= now_ms));
+        let over = |d: &Defined| d.expires_ms.is_some_and(|at| at < now_ms);
+        let over: Vec<_> = self
+            .defined
+            .iter()
+            .filter(|(_, d)| over(d))
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in over {
+            self.undefine(&name);
+        }
+        self.settle();
     }
 
     /// What the server's own commands do to state keys, as far as they stand here.
     fn plain(&mut self, line: &[&[u8]]) -> Option<Result<Value, Refusal>> {
         let yes = |done: bool| Value::Int(i64::from(done));
         Some(Ok(match *line {
-            [b"DEL" | b"UNLINK", key] => yes(self.purge(key)),
+            [b"DEL" | b"UNLINK", key] => yes(self.purge(key) || self.undefine(key)),
             [b"PERSIST", key] => {
                 let held = self.keys.get_mut(key);
                 yes(held.is_some_and(|h| h.expires_ms.take().is_some()))
@@ -100,20 +216,32 @@ impl Model {
                 let held = self.keys.get_mut(key);
                 yes(held.map(|h| h.expires_ms = Some(ms)).is_some())
             }
+            // It would be a second partition with the same prefixes.
+            [b"COPY", from, _, b"REPLACE"] if self.defined.contains_key(from) => {
+                return Some(Err(NOT_COPIED));
+            }
             [b"COPY", from, to, b"REPLACE"] if from != to => {
                 let mut copy = self.keys.get(from).cloned();
                 if let Some(held) = &mut copy {
                     held.record.unlock();
                     if held.record.is_empty() {
-                        let text = "module key failed to copy";
-                        return Some(Err(Refusal::fixed(Code::Err, text)));
+                        return Some(Err(NOT_COPIED));
+                    }
+                    let member = held.record.member();
+                    held.record.set_member(member.of_key(to.len()));
+                    let (more, counted) = (held.record.charge() as u64, self.counted());
+                    let admitted = self.directory.admit_bytes(member.place(), more, &counted);
+                    if admitted.is_err() {
+                        return Some(Err(NOT_COPIED));
                     }
                 }
+                self.undefine(to);
                 yes(copy
                     .map(|held| self.keys.insert(to.to_vec(), held))
                     .is_some())
             }
             [b"RENAME", from, to] => match self.keys.remove(from) {
+                // Its partition hears of the new name when the key is next written.
                 Some(held) => {
                     self.keys.insert(to.to_vec(), held);
                     Value::Bulk(b"OK".to_vec())
@@ -130,9 +258,11 @@ impl Model {
     /// `WRONGTYPE` if one of them holds something else.
     fn held(&self, keys: Keys, args: &[&[u8]]) -> Result<Vec<Option<&Held>>, Refusal> {
         keys.positions(args)
-            .map(|at| match self.foreign.contains(args[at]) {
-                true => Err(WRONG_TYPE),
-                false => Ok(self.keys.get(args[at])),
+            .map(|at| {
+                match self.foreign.contains(args[at]) || self.defined.contains_key(args[at]) {
+                    true => Err(WRONG_TYPE),
+                    false => Ok(self.keys.get(args[at])),
+                }
             })
             .collect()
     }
@@ -142,31 +272,102 @@ impl Model {
     /// # Errors
     /// The refusal.
     pub fn run(&mut self, line: &[&[u8]]) -> Result<Value, Refusal> {
+        self.directory.set_limits(&self.limits);
         self.expire();
         if let Some(answer) = self.plain(line) {
             return answer;
         }
-        let (name, args) = line.split_first().ok_or_else(|| unknown(b""))?;
-        let name = name.to_ascii_uppercase();
+        let name = line.first().ok_or_else(|| unknown(b""))?;
         macro_rules! dispatch {
             ($($kind:ident $name:ident),*) => {
-                $(if name == <cmd::$name<'_> as Request<'_>>::SPEC.name.as_bytes() {
+                $(if let Some(args) = arguments(<cmd::$name<'_> as Request<'_>>::SPEC, line) {
                     return self.$kind::<cmd::$name<'_>>(args);
                 })*
             };
         }
         crate::for_each_command!(dispatch);
-        Err(unknown(&name))
+        Err(unknown(name))
+    }
+
+    fn define<'a, C: DefineCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        check_arity(C::SPEC, args)?;
+        let request = C::parse(args)?;
+        let name = request.name();
+        if self.foreign.contains(name) || self.keys.contains_key(name) {
+            return Err(WRONG_TYPE);
+        }
+        let who = self.interner.get(&self.author, None).clone();
+        let stamp = self.clock.peek(self.now_us, || self.steady_us);
+        let env = Env {
+            now_us: self.now_us,
+            stamp,
+            beyond: self.clock.beyond(),
+            who: &who,
+            limits: &self.limits,
+            shares: &self.directory,
+            answer: None,
+        };
+        let held = self.defined.get(name);
+        let fate = request.decide(held.map(|h| &h.definition), &self.counted(), &env)?;
+        let reply = Value::of(&request.done(&fate));
+        match fate {
+            Fate::Dropped(_) => {
+                self.undefine(name);
+            }
+            Fate::Defined(made, expiry) => {
+                let before = held.and_then(|h| h.expires_ms);
+                let expires_ms = match expiry {
+                    Expiry::Keep => before,
+                    Expiry::Clear => None,
+                    Expiry::At(ms) => Some(ms),
+                };
+                self.clock.made(made.stamp, self.now_us, || self.steady_us);
+                let place = self.directory.define(&name.into(), Some(made.clone()));
+                if let Some(entry) = self.directory.get_mut(place) {
+                    entry.ends_ms = expires_ms.unwrap_or(0);
+                }
+                let definition = (*made).clone();
+                self.defined.insert(
+                    name.to_vec(),
+                    Defined {
+                        definition,
+                        expires_ms,
+                    },
+                );
+            }
+        }
+        Ok(reply)
+    }
+
+    fn survey<'a, C: SurveyCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
+        check_arity(C::SPEC, args)?;
+        let request = C::parse(args)?;
+        self.held_of_state(C::SPEC.keys, args)?;
+        Ok(Value::of(&request.answer(&Surveyed {
+            model: self,
+            counted: self.counted(),
+        })?))
+    }
+
+    /// # Errors
+    /// `WRONGTYPE` if a key that should define a partition holds something else.
+    fn held_of_state(&self, keys: Keys, args: &[&[u8]]) -> Result<(), Refusal> {
+        let other = |at: usize| self.foreign.contains(args[at]) || self.keys.contains_key(args[at]);
+        match keys.positions(args).any(other) {
+            true => Err(WRONG_TYPE),
+            false => Ok(()),
+        }
     }
 
     fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
-        check_arity(C::SPEC.arity, args)?;
+        check_arity(C::SPEC, args)?;
         let request = C::parse(args)?;
         let held = self.held(C::SPEC.keys, args)?;
         let records: Vec<_> = held.iter().map(|h| h.map(|h| &h.record)).collect();
         let looks = Looks {
             held: &held,
             now_ms: self.now_us / 1000,
+            directory: &self.directory,
         };
         Ok(Value::of(&request.answer(&records, &looks)?))
     }
@@ -185,7 +386,7 @@ impl Model {
         args: &[&'a [u8]],
         answer: Option<(Stamp, Vec<u8>)>,
     ) -> Result<Value, Refusal> {
-        check_arity(C::SPEC.arity, args)?;
+        check_arity(C::SPEC, args)?;
         let request = C::parse(args)?;
         let who = self.interner.get(&self.author, request.by()).clone();
         let stamp = self.clock.peek(self.now_us, || self.steady_us);
@@ -197,6 +398,7 @@ impl Model {
             beyond: self.clock.beyond(),
             who: &who,
             limits: &self.limits,
+            shares: &self.directory,
             answer: answer.as_ref().map(|(about, made)| (*about, &made[..])),
         };
         let decided = match request.decide(&records, &env)? {
@@ -208,7 +410,7 @@ impl Model {
             Decision::Commit(changes, reply) => Ok((changes, Value::of(&reply))),
             Decision::Ask(question) => Err(question),
         };
-        let (changes, reply) = match decided {
+        let (mut changes, reply): (smallvec::SmallVec<[Change<'_>; 2]>, _) = match decided {
             Ok(commit) => commit,
             Err(_) if answer.is_some() => {
                 return Err(Refusal::fixed(Code::Busy, "asked twice"));
@@ -219,6 +421,11 @@ impl Model {
                 return self.write_with::<C>(args, Some((question.version, made)));
             }
         };
+        let evicted = self.admit(&mut changes, request.partition(), &env)?;
+        for key in evicted {
+            self.keys.remove(&key);
+            self.sent.push(vec![vec![], key]);
+        }
         // Made by this clock, unless a version it replaces lies beyond.
         let own = changes[0].stamp == stamp;
         for change in &changes {
@@ -229,7 +436,53 @@ impl Model {
             self.apply(change);
             self.sent.push(message(change));
         }
+        self.settle();
         Ok(reply)
+    }
+
+    /// Whether the partitions have room for what was decided; the keys that go for it.
+    fn admit(
+        &self,
+        changes: &mut [Change<'_>],
+        named: Option<&[u8]>,
+        env: &Env<'_>,
+    ) -> Result<Vec<Vec<u8>>, Refusal> {
+        let mut evicted = vec![];
+        if self.directory.is_idle() && named.is_none() {
+            return Ok(evicted);
+        }
+        let now_ms = self.now_us / 1000;
+        let mut victims = |place: Place, need: u64, written: &dyn Fn(&[u8]) -> bool| {
+            let of = self.keys.iter().filter(|(key, held)| {
+                let held_by_somebody = held.record.leased_until_ms() > now_ms;
+                held.record.member().place() == place && !held_by_somebody && !written(key)
+            });
+            let mut of: Vec<_> = of.collect();
+            of.sort_by_key(|(key, held)| (held.record.newest(), *key));
+            let (mut room, before) = (0, evicted.len());
+            for (key, held) in of.into_iter().take(EVICTIONS_MAX) {
+                if room >= need {
+                    break;
+                }
+                room += held.record.charge() as u64;
+                evicted.push(key.clone());
+            }
+            if room < need {
+                evicted.truncate(before);
+            }
+            room >= need
+        };
+        let record = |_: usize, key: &[u8]| self.keys.get(key).map(|h| &h.record);
+        let counted = self.counted();
+        self.directory
+            .admit(changes, named, &record, env, &counted, &mut victims)?;
+        for key in &evicted {
+            let place = self.keys[key].record.member().place();
+            if let Some(entry) = self.directory.get(place) {
+                entry.evicted.set(entry.evicted.get() + 1);
+            }
+        }
+        Ok(evicted)
     }
 
     /// Applies a change, as a replica does.
@@ -272,8 +525,13 @@ impl Model {
     /// If the message is not one.
     pub fn receive(&mut self, message: &[Vec<u8>]) -> Result<(), Damaged> {
         let (fact, rest) = message.split_first().ok_or(Damaged("no fact"))?;
+        if let ([], [key]) = (&fact[..], rest) {
+            self.keys.remove(key);
+            return Ok(());
+        }
         let pairs = rest.chunks_exact(2).map(|p| (&p[0][..], &p[1][..]));
-        let change = v1::decode_fact(fact, pairs, &mut self.interner)?;
+        let mut change = v1::decode_fact(fact, pairs, &mut self.interner)?;
+        self.directory.bind(&mut change);
         self.apply(&change);
         Ok(())
     }
@@ -285,7 +543,9 @@ impl Model {
         let Some(held) = self.keys.get_mut(key) else {
             return;
         };
-        let drops = held.record.surplus(&self.limits, self.now_us, false);
+        self.directory.set_limits(&self.limits);
+        let limits = self.directory.limits_of(&held.record);
+        let drops = held.record.surplus(limits, self.now_us, false);
         held.record.pack(self.limits.compress_min, usize::MAX);
         if drops > 0 {
             let change = Change::trim(key, drops);
@@ -305,6 +565,7 @@ impl Model {
             beyond: self.clock.beyond(),
             who: &Default::default(),
             limits: &self.limits,
+            shares: &self.directory,
             answer: None,
         };
         if let Some(change) = lock::lapse(key, &held.record, &env) {
@@ -319,6 +580,44 @@ impl Model {
 struct Looks<'h> {
     held: &'h [Option<&'h Held>],
     now_ms: u64,
+    directory: &'h Directory,
+}
+
+/// What is seen of the partitions.
+struct Surveyed<'m> {
+    model: &'m Model,
+    counted: Counted,
+}
+
+impl Survey for Surveyed<'_> {
+    fn directory(&self) -> &Directory {
+        &self.model.directory
+    }
+
+    fn ledger(&self) -> &dyn Ledger {
+        &self.counted
+    }
+
+    fn pool(&self) -> u64 {
+        self.model.limits.pool
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.model.now_us / 1000
+    }
+
+    fn high_water(&self, place: Place) -> u64 {
+        self.model.high_water.get(&place).copied().unwrap_or(0)
+    }
+
+    /// Everything is counted each time.
+    fn audit(&self, _: Place, _: bool) -> Option<AuditReply> {
+        None
+    }
+
+    fn may_read(&self, _: &[u8]) -> bool {
+        true
+    }
 }
 
 impl View for Looks<'_> {
@@ -335,6 +634,12 @@ impl View for Looks<'_> {
     fn waiters(&self, _: usize) -> Vec<WaiterReply> {
         vec![]
     }
+
+    fn partition(&self, place: Place) -> Option<Vec<u8>> {
+        let entry = self.directory.get(place)?;
+        entry.definition.as_ref()?;
+        Some(entry.name.to_vec())
+    }
 }
 
 fn message(change: &Change<'_>) -> Vec<Vec<u8>> {
@@ -345,8 +650,22 @@ fn message(change: &Change<'_>) -> Vec<Vec<u8>> {
     std::iter::once(fact).chain(pairs).collect()
 }
 
-fn check_arity(arity: i32, args: &[&[u8]]) -> Result<(), Refusal> {
-    let given = args.len() + 1;
+/// The arguments of a line that calls this command.
+fn arguments<'l, 'a>(spec: &CommandSpec, line: &'l [&'a [u8]]) -> Option<&'l [&'a [u8]]> {
+    let (command, own) = spec.names();
+    let is = |at: usize, name: &str| {
+        let word = line.get(at);
+        word.is_some_and(|w| w.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    match own {
+        None => is(0, command).then(|| &line[1..]),
+        Some(own) => (is(0, command) && is(1, own)).then(|| &line[2..]),
+    }
+}
+
+fn check_arity(spec: &CommandSpec, args: &[&[u8]]) -> Result<(), Refusal> {
+    let arity = spec.arity;
+    let given = args.len() + 1 + usize::from(spec.names().1.is_some());
     let wanted = arity.unsigned_abs() as usize;
     if (arity >= 0 && given != wanted) || given < wanted {
         return Err(Refusal::fixed(Code::Err, "wrong number of arguments"));

@@ -13,15 +13,16 @@
 //!
 //! `created` is the first version of the present life, `floor` the newest version trimmed away.
 //!
-//! A million keys with one version each are the common case, so such a record is one box of 32
+//! A million keys with one version each are the common case, so such a record is one box of 40
 //! bytes and one allocation for everything its version holds; whatever only some records have is
 //! behind one pointer.
 
 use std::sync::Arc;
 
 use crate::config::{Limits, REQID_WINDOW};
-use crate::history::History;
+use crate::history::{History, HEAD};
 use crate::lock::{Guard, Mode, Turn};
+use crate::partition::Member;
 use crate::version::Owned;
 use crate::{Stamp, Who};
 
@@ -41,6 +42,16 @@ struct Ext {
 }
 
 impl Ext {
+    #[inline]
+    fn charge(&self) -> usize {
+        size_of::<Ext>() + self.past.charge() + self.guard.as_ref().map_or(0, |g| g.bytes())
+    }
+
+    /// True if a record whose current version has this stamp is the same without it, but for its guard.
+    fn says_nothing(&self, current: Stamp) -> bool {
+        self.created == current && self.floor == Stamp::NONE && self.past.len() == 0
+    }
+
     fn drop_oldest(&mut self, n: usize) {
         if n > 0 {
             self.floor = self.past.drop_oldest(n).unwrap_or(self.floor);
@@ -53,9 +64,10 @@ impl Ext {
 pub struct Record {
     current: Owned,
     ext: Option<Box<Ext>>,
+    member: Member,
 }
 
-/// Equal in what a reader sees.
+/// Equal in what a reader sees. Which partition is charged is not part of it: its place is the node's own.
 impl PartialEq for Record {
     fn eq(&self, other: &Record) -> bool {
         self.created() == other.created()
@@ -72,6 +84,7 @@ impl Record {
         Record {
             current: Owned::new(parts),
             ext: None,
+            member: Member::NONE,
         }
     }
 
@@ -80,6 +93,7 @@ impl Record {
         Record {
             current: Owned::copy_of(version),
             ext: None,
+            member: Member::NONE,
         }
     }
 
@@ -88,6 +102,7 @@ impl Record {
         Record {
             current: Owned::nothing(who),
             ext: None,
+            member: Member::NONE,
         }
     }
 
@@ -128,6 +143,7 @@ impl Record {
         Ok(Some(Record {
             current: Owned::copy_of(last),
             ext: (!plain).then(|| Box::new(ext)),
+            member: Member::NONE,
         }))
     }
 
@@ -220,6 +236,10 @@ impl Record {
         }
         if guard.is_empty() {
             ext.guard = None;
+            // What says nothing is not kept: a record is as large as what is loaded in its place.
+            if ext.says_nothing(created) {
+                self.ext = None;
+            }
         }
     }
 
@@ -303,6 +323,97 @@ impl Record {
         let guard = |e: &Ext| e.guard.as_ref().map_or(0, |g| g.bytes());
         let ext = ext.map_or(0, |e| size_of::<Ext>() + e.past.held() + guard(e));
         size_of::<Record>() + self.current.blob.len() + ext
+    }
+
+    /// Which partition it is charged to, and how it came to be.
+    #[inline]
+    pub fn member(&self) -> Member {
+        self.member
+    }
+
+    /// Says which partition it is charged to.
+    #[inline]
+    pub fn set_member(&mut self, member: Member) {
+        self.member = member;
+    }
+
+    /// The bytes that its partition is charged with: those of the record, of its versions as they are kept, of
+    /// its lock and fences, and of the key's name. Not what an allocator adds to each of its allocations, nor the
+    /// room that a history keeps for more. O(1).
+    #[inline]
+    pub fn charge(&self) -> usize {
+        let ext = match &self.ext {
+            None => 0,
+            Some(ext) => ext.charge(),
+        };
+        size_of::<Record>() + self.current.blob.len() + ext + self.member.key_len()
+    }
+
+    /// The same, counted anew version by version, for a key with a name of so many bytes.
+    pub fn recount(&self, key_len: usize) -> usize {
+        let ext = self.ext.as_ref().map_or(0, |e| {
+            let past = e.past.iter().map(|v| v.blob_len() + HEAD).sum::<usize>();
+            size_of::<Ext>() + past + e.guard.as_ref().map_or(0, |g| g.bytes())
+        });
+        size_of::<Record>() + self.current.blob.len() + ext + key_len
+    }
+
+    /// What it would be charged if `next` were [pushed](Record::push) with so many drops and its lock and fences
+    /// then were these; `record` is `None` if there is none yet. Its key's name has `key_len` bytes.
+    pub fn charge_after(
+        record: Option<&Record>,
+        next: &Parts<'_>,
+        drops: usize,
+        guard: Option<&Guard>,
+        key_len: usize,
+    ) -> usize {
+        let own = size_of::<Record>() + next.blob_len() + key_len;
+        let guarded = guard.map_or(0, Guard::bytes);
+        let empty = size_of::<Ext>() + guarded;
+        let Some(record) = record else {
+            return own + if guard.is_some() { empty } else { 0 };
+        };
+        if record.is_bare() {
+            return own + empty;
+        }
+        let past = record.ext.as_ref().map(|e| &e.past);
+        let kept = past.map_or(0, History::len);
+        if drops > kept {
+            let collapses = next.value.is_none() && guard.is_none();
+            return own + if collapses { 0 } else { empty };
+        }
+        let past = past.map_or(0, |p| p.charge() - p.charge_of_oldest(drops));
+        own + empty + past + record.current.blob.len() + HEAD
+    }
+
+    /// What it would be charged if its lock and fences were these; 0 if nothing would be left.
+    pub fn charge_guarded(record: Option<&Record>, guard: &Guard, key_len: usize) -> usize {
+        let Some(record) = record else {
+            let bare = size_of::<Record>() + crate::version::WORD + size_of::<Ext>();
+            return match guard.is_empty() {
+                true => 0,
+                false => bare + guard.bytes() + key_len,
+            };
+        };
+        if record.is_bare() && guard.is_empty() {
+            return 0;
+        }
+        let own = size_of::<Record>() + record.current.blob.len() + key_len;
+        let current = record.current().stamp();
+        let nothing = record.ext.as_ref().is_none_or(|e| e.says_nothing(current));
+        let past = record.ext.as_ref().map_or(0, |e| e.past.charge());
+        match guard.is_empty() {
+            true if nothing => own,
+            true => own + size_of::<Ext>() + past,
+            false => own + size_of::<Ext>() + past + guard.bytes(),
+        }
+    }
+
+    /// What its oldest replaced versions are charged for.
+    pub fn charge_of_oldest(&self, drops: usize) -> usize {
+        self.ext
+            .as_ref()
+            .map_or(0, |e| e.past.charge_of_oldest(drops))
     }
 
     /// How many allocations hold it.
@@ -409,6 +520,11 @@ impl Record {
             ext.floor = replaced;
         } else {
             ext.past.keep(&mut self.current);
+        }
+        // A tombstone over nothing is kept as small as can be: a deletion never takes more room than what it
+        // deletes.
+        if drops > from_past && next.value.is_none() && ext.guard.is_none() {
+            self.ext = None;
         }
         self.current.become_version(next);
     }

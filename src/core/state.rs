@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::change::{Change, Expiry, Kind, Write};
 use crate::config::{Limits, AUTHOR_MAX, REPLY_MAX};
+use crate::partition::{Directory, Place};
 use crate::record::{Record, Version};
 use crate::refusal::Quoted;
 use crate::wire::lock::WaiterReply;
@@ -32,6 +33,8 @@ pub struct Env<'e> {
     pub who: &'e Arc<Who>,
     /// The settings.
     pub limits: &'e Limits,
+    /// The partitions.
+    pub shares: &'e Directory,
     /// What was answered to the [question](Decision::Ask) of an earlier try: the version it was about, and
     /// what the function returned.
     pub answer: Option<(Stamp, &'e [u8])>,
@@ -41,6 +44,20 @@ impl Env<'_> {
     /// The wall clock, in milliseconds of unix time.
     pub fn now_ms(&self) -> u64 {
         self.now_us / 1000
+    }
+
+    /// The limits of a key: the server's, or those of the partition that a write of it is charged to.
+    #[inline(always)]
+    pub(crate) fn limits(
+        &self,
+        key: &[u8],
+        record: Option<&Record>,
+        options: &WriteOptions<'_>,
+    ) -> &Limits {
+        match self.shares.is_idle() {
+            true => self.limits,
+            false => self.shares.limits(key, record, options.partition),
+        }
     }
 }
 
@@ -52,6 +69,8 @@ pub trait View {
     fn now_ms(&self) -> u64;
     /// Who waits for the lock of the n-th key, first come first.
     fn waiters(&self, n: usize) -> Vec<WaiterReply>;
+    /// The name of a partition.
+    fn partition(&self, place: Place) -> Option<Vec<u8>>;
 }
 
 /// What came of a write request.
@@ -73,7 +92,7 @@ pub enum Decision<'a, R> {
 #[derive(PartialEq, Debug)]
 pub struct Question<'a> {
     /// The function.
-    pub function: &'a [u8],
+    pub function: Cow<'a, [u8]>,
     /// The key.
     pub key: &'a [u8],
     /// The present version.
@@ -104,8 +123,16 @@ pub trait WriteCommand<'a>: Request<'a> {
         env: &Env<'_>,
     ) -> Result<Decision<'a, Self::Reply<'r>>, Refusal>;
 
+    /// The partition that it names.
+    fn partition(&self) -> Option<&'a [u8]> {
+        None
+    }
+
     /// How it deals with a write that came before, where that is for its writer to say.
-    fn strategy(&self) -> Option<Strategy<'a>> {
+    fn strategy<'e>(&self, _: Option<&Record>, _: &Env<'e>) -> Option<Strategy<'e>>
+    where
+        'a: 'e,
+    {
         None
     }
 
@@ -213,10 +240,16 @@ pub(crate) fn expiry(
     expire: Expire,
     unsaid: Expiry,
     record: Option<&Record>,
+    limits: &Limits,
     env: &Env<'_>,
 ) -> Result<Expiry, Refusal> {
     let at = match expire {
-        Expire::Unsaid => return Ok(after_tombstone(unsaid, record)),
+        Expire::Unsaid => match (after_tombstone(unsaid, record), limits.key_ttl_ms) {
+            // A value that begins a life, or begins it anew, gets the partition's time to live.
+            (Expiry::Clear, ms) if ms > 0 => env.now_ms().checked_add(ms),
+            (Expiry::Keep, ms) if ms > 0 && live(record).is_none() => env.now_ms().checked_add(ms),
+            (unsaid, _) => return Ok(unsaid),
+        },
         Expire::Keep => return Ok(after_tombstone(Expiry::Keep, record)),
         Expire::In(ms) => (env.now_us / 1000).checked_add(ms),
         Expire::At(ms) => Some(ms),
@@ -249,14 +282,16 @@ pub(crate) fn write_one<'a>(
     record: Option<&Record>,
     env: &Env<'_>,
 ) -> Result<Change<'a>, Refusal> {
-    check_value(&value, env.limits)?;
+    let limits = env.limits(key, record, options);
+    check_value(&value, limits)?;
     check_origin(options, env.who)?;
     let mut writes = SmallVec::new();
     writes.push(Write {
         key,
         value,
-        drops: drops(record, env),
+        drops: drops(record, limits, env),
         turn: None,
+        home: None,
     });
     Ok(Change {
         kind,
@@ -265,14 +300,19 @@ pub(crate) fn write_one<'a>(
         meta: options.meta.map(Cow::Borrowed),
         reqid: options.reqid,
         time_ms: None,
-        expiry: expiry(options.expire, unsaid, record, env)?,
+        expiry: match kind {
+            // That of a tombstone is its own.
+            Kind::Delete if options.expire == Expire::Unsaid => unsaid,
+            _ => expiry(options.expire, unsaid, record, limits, env)?,
+        },
         fence: options.fence,
         writes,
     })
 }
 
-pub(crate) fn drops(record: Option<&Record>, env: &Env<'_>) -> usize {
-    record.map_or(0, |r| r.surplus(env.limits, env.now_us, true))
+#[inline(always)]
+pub(crate) fn drops(record: Option<&Record>, limits: &Limits, env: &Env<'_>) -> usize {
+    record.map_or(0, |r| r.surplus(limits, env.now_us, true))
 }
 
 pub(crate) fn written_before(options: &WriteOptions<'_>, record: Option<&Record>) -> Option<Stamp> {
@@ -353,13 +393,22 @@ fn write_many<'a>(
 ) -> Result<Change<'a>, Refusal> {
     check_origin(options, env.who)?;
     let mut writes = SmallVec::with_capacity(records.len());
+    let mut key_ttl_ms = 0;
     for ((key, value), record) in pairs.zip(records) {
-        check_value(value, env.limits)?;
+        let limits = env.limits(key, *record, options);
+        check_value(value, limits)?;
+        // One commit, one expiry: that of the key that lasts longest, were each alone.
+        key_ttl_ms = match writes.is_empty() {
+            true => limits.key_ttl_ms,
+            false if key_ttl_ms == 0 || limits.key_ttl_ms == 0 => 0,
+            false => limits.key_ttl_ms.max(key_ttl_ms),
+        };
         writes.push(Write {
             key,
             value: Cow::Borrowed(value),
-            drops: drops(*record, env),
+            drops: drops(*record, limits, env),
             turn: None,
+            home: None,
         });
     }
     Ok(Change {
@@ -369,7 +418,10 @@ fn write_many<'a>(
         meta: options.meta.map(Cow::Borrowed),
         reqid: options.reqid,
         time_ms: None,
-        expiry: Expiry::Clear,
+        expiry: match key_ttl_ms {
+            0 => Expiry::Clear,
+            ms => Expiry::At(env.now_ms().saturating_add(ms)),
+        },
         fence: options.fence,
         writes,
     })
@@ -468,6 +520,10 @@ macro_rules! key_writes {
 
             fn by(&self) -> Option<&'a [u8]> {
                 self.options.by
+            }
+
+fn partition(&self) -> Option<&'a [u8]> {
+                self.options.partition
             }
 
             fn is_conditional(&self) -> bool {
@@ -597,6 +653,10 @@ impl<'a> WriteCommand<'a> for MSet<'a> {
         self.options.by
     }
 
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
+    }
+
     fn is_conditional(&self) -> bool {
         self.options.shows_a_token()
     }
@@ -628,6 +688,10 @@ impl<'a> WriteCommand<'a> for MCas<'a> {
 
     fn by(&self) -> Option<&'a [u8]> {
         self.options.by
+    }
+
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
     }
 
     fn is_conditional(&self) -> bool {
@@ -718,6 +782,7 @@ fn full<'r>(
         bytes: record.bytes() as u64,
         versions: record.len() as u64,
         lock: Some(lock).filter(|lock| !lock.holders.is_empty()),
+        partition: view.partition(record.member().place()).map(Cow::Owned),
     }
 }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::change::{Change, Expiry, Kind, Write};
-use crate::config::REPLY_MAX;
+use crate::config::{Limits, REPLY_MAX};
 use crate::record::Record;
 use crate::refusal::Quoted;
 use crate::state::{
@@ -78,12 +78,20 @@ impl<'a> Stage<'_, 'a, '_, '_> {
         match &self.staged[key] {
             Staged::Value(_, before) if keeps => Ok(*before),
             Staged::Gone if keeps => Ok(Expiry::Clear),
-            _ => expiry(said, unsaid, self.records[key], self.env),
+            _ => {
+                let (record, limits) = (self.records[key], self.limits(key));
+                expiry(said, unsaid, record, limits, self.env)
+            }
         }
     }
 
+    fn limits(&self, key: usize) -> &Limits {
+        self.env
+            .limits(self.txn.keys[key], self.records[key], &self.options)
+    }
+
     fn run(&mut self, operation: &Operation<'a>) -> Result<Outcome<'static>, Refusal> {
-        let (key, most) = (operation.key, self.env.limits.value_max);
+        let (key, most) = (operation.key, self.limits(operation.key).value_max);
         if operation.action != Action::Get {
             lock::permit_write(self.records[key], &self.options, self.env)?;
         }
@@ -102,7 +110,7 @@ impl<'a> Stage<'_, 'a, '_, '_> {
             }
             Action::Del => Staged::Gone,
             Action::Set(value, expire) => {
-                check_value(value, self.env.limits)?;
+                check_value(value, self.limits(key))?;
                 let expiry = self.expiry(key, Expiry::Clear, expire)?;
                 Staged::Value(Cow::Borrowed(value), expiry)
             }
@@ -144,8 +152,9 @@ impl<'a> Stage<'_, 'a, '_, '_> {
             let write = Write {
                 key: self.txn.keys[key],
                 value,
-                drops: drops(record, self.env),
+                drops: drops(record, self.limits(key), self.env),
                 turn: None,
+                home: None,
             };
             let alike = |c: &&mut Change<'a>| (c.kind, c.expiry) == (kind, expiry);
             match changes.iter_mut().find(alike) {
@@ -228,6 +237,10 @@ impl<'a> WriteCommand<'a> for Txn<'a> {
 
     fn by(&self) -> Option<&'a [u8]> {
         self.options.by
+    }
+
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
     }
 
     fn is_conditional(&self) -> bool {

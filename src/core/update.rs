@@ -62,6 +62,10 @@ impl<'a> WriteCommand<'a> for Patch<'a> {
         self.options.by
     }
 
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
+    }
+
     fn is_conditional(&self) -> bool {
         true
     }
@@ -78,7 +82,8 @@ impl<'a> WriteCommand<'a> for Patch<'a> {
             Met::Free => {}
         }
         let present = present(record);
-        let Some(value) = self.patched(present.as_deref(), env.limits.value_max)? else {
+        let most = env.limits(self.key, record, o).value_max;
+        let Some(value) = self.patched(present.as_deref(), most)? else {
             return Ok(Decision::Answer(WriteReply::Lost(lost(record))));
         };
         let (value, keep) = (Cow::Owned(value), Expiry::Keep);
@@ -160,6 +165,10 @@ impl<'a> WriteCommand<'a> for IncrBy<'a> {
         self.options.by
     }
 
+    fn partition(&self) -> Option<&'a [u8]> {
+        self.options.partition
+    }
+
     fn is_conditional(&self) -> bool {
         true
     }
@@ -181,7 +190,8 @@ impl<'a> WriteCommand<'a> for IncrBy<'a> {
             Met::Free => {}
         }
         let present = present(record);
-        let value = Cow::Owned(self.added(present.as_deref(), env.limits.value_max)?);
+        let most = env.limits(self.key, record, o).value_max;
+        let value = Cow::Owned(self.added(present.as_deref(), most)?);
         let keep = Expiry::Keep;
         write_one(Kind::Set, self.key, value, o, keep, record, env).map(Decision::Change)
     }

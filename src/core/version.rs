@@ -16,7 +16,7 @@ const PACKED: u64 = 1 << 55;
 const TIMED: u64 = 1 << 56;
 const KNOWN_BITS: u64 = Stamp::MAX.0 | TOMBSTONE | EXTRAS | PACKED | TIMED;
 /// The word before everything else.
-const WORD: usize = 8;
+pub(crate) const WORD: usize = 8;
 /// The lengths of metadata and request id, where a version has any.
 const EXTRAS_HEAD: usize = 5;
 
@@ -59,6 +59,20 @@ impl Parts<'_> {
             word |= EXTRAS | TIMED;
         }
         word
+    }
+
+    /// How many bytes hold the version that is made of this.
+    #[inline]
+    pub(crate) fn blob_len(&self) -> usize {
+        let word = self.word();
+        let extras = match word & EXTRAS {
+            0 => 0,
+            _ => {
+                let texts = [self.meta, self.reqid].into_iter().flatten();
+                EXTRAS_HEAD + time_len(word) + texts.map(<[u8]>::len).sum::<usize>()
+            }
+        };
+        WORD + extras + self.value.map_or(0, <[u8]>::len)
     }
 
     fn blob(&self) -> Box<[u8]> {

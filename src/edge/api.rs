@@ -83,7 +83,9 @@ needed! {
     RedisModule_FreeCallReply RedisModule_CallReplyType RedisModule_CallReplyStringPtr RedisModule_CallReplyArrayElement
     RedisModule_GetDetachedThreadSafeContext
     RedisModule_RegisterClusterMessageReceiver RedisModule_SendClusterMessage
-    RedisModule_SubscribeToKeyspaceEvents
+    RedisModule_SubscribeToKeyspaceEvents RedisModule_NotifyKeyspaceEvent
+    RedisModule_CreateSubcommand RedisModule_GetModuleUserFromUserName RedisModule_FreeModuleUser
+    RedisModule_ACLCheckKeyPermissions RedisModule_GetToKeyNameFromOptCtx RedisModule_GetToDbIdFromOptCtx
     RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
     RedisModule_ScanCursorRestart RedisModule_SelectDb

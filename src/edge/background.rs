@@ -1,24 +1,28 @@
 //! The background pass: walks over the keys in small steps, lets versions go that have grown too
-//! old (on masters, and as a change like any other), and compresses older payloads (on replicas
-//! too: how a version is kept is nobody's business but the node's).
+//! old and has records charged to the partitions they belong to (on masters, and as a change like any
+//! other), and compresses older payloads (on replicas too: how a version is kept is nobody's business
+//! but the node's). Where a partition is to be counted anew, or its keys to be found, it takes larger
+//! steps until it has been everywhere.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use maos_core::change::{Change, Kind};
 use maos_core::lock::lapse;
+use maos_core::partition::Home;
 use maos_core::record::Record;
 use maos_core::state::Env;
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::keys::{Key, Mode};
-use super::metrics::{held, METRICS};
-use super::node::{node, now_us};
-use super::{failpoint, guard, listeners, log, pause, propagate};
+use super::ledger::{self, Held};
+use super::metrics::METRICS;
+use super::node::{node, now_us, Node};
+use super::{bus, failpoint, guard, listeners, log, members, partitions, pause, propagate};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
@@ -27,6 +31,11 @@ const PERIOD_MS: i64 = 100;
 const PASS_STEPS: u64 = 10;
 /// Steps between two looks at who listens.
 const LISTENERS_EVERY: u64 = 10;
+/// While something waits for the end of a pass: how long a step takes, and milliseconds from one to the next.
+const HURRY: Duration = Duration::from_micros(2_000);
+const HURRY_MS: i64 = 10;
+/// Steps in which the sums of an audit may still come to agree: values are freed in other threads.
+const SETTLE_STEPS: u64 = 20;
 /// Bytes of values that are compressed at one key before the clock is looked at again.
 const PACK_BYTES: usize = 256 << 10;
 
@@ -54,8 +63,32 @@ pub fn start(ctx: *mut raw::RedisModuleCtx) {
         db: Cell::new(0),
         steps: Cell::new(0),
         began: Cell::new(1),
+        hurries: Cell::new(false),
+        audit: Cell::new(Audit::None),
     });
-    arm(ctx, Box::into_raw(pass));
+    let pass = Box::into_raw(pass);
+    PASS.store(pass, Relaxed);
+    arm(ctx, pass);
+}
+
+static PASS: AtomicPtr<Pass> = AtomicPtr::new(ptr::null_mut());
+
+/// Begins at once with what waits for a pass over all keys; where they are few it is done then. Called from a
+/// command.
+pub fn look_now(ctx: *mut raw::RedisModuleCtx) {
+    let pass = PASS.load(Relaxed);
+    // SAFETY: made by `start`, never freed, used on this thread only.
+    let Some(pass) = (unsafe { pass.as_ref() }) else {
+        return;
+    };
+    if members::is_lacking() {
+        // SAFETY: the context of the call in progress.
+        let db = unsafe { api!(RedisModule_GetSelectedDb)(ctx) };
+        pass.look_for_hurry(ctx);
+        pass.walk(ctx, HURRY);
+        // SAFETY: as above.
+        unsafe { api!(RedisModule_SelectDb)(ctx, db) };
+    }
 }
 
 struct Pass {
@@ -64,6 +97,19 @@ struct Pass {
     steps: Cell<u64>,
     /// The step in which the pass over all keys begins or began.
     began: Cell<u64>,
+    /// Something waits for its end.
+    hurries: Cell<bool>,
+    audit: Cell<Audit>,
+}
+
+/// How far an audit has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Audit {
+    None,
+    /// The pass counts.
+    Counts,
+    /// All has been counted; its sums are looked at up to this step.
+    Settles(u64),
 }
 
 fn arm(ctx: *mut raw::RedisModuleCtx, pass: *mut Pass) {
@@ -77,11 +123,23 @@ unsafe extern "C" fn tick(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
     arm(ctx, pass.cast());
 }
 
+unsafe extern "C" fn hurry(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
+    // SAFETY: made by `start`, never freed, used on this thread only.
+    let pass = unsafe { &*pass.cast::<Pass>() };
+    let more = guard::run(|| pass.walk(ctx, HURRY));
+    if more.unwrap_or(true) {
+        pass.hurry_on(ctx);
+    }
+}
+
 /// What one callback of the scan needs, and what it found.
 struct Step {
+    db: c_int,
     compress_min: usize,
     now_us: u64,
     trims: bool,
+    off: bool,
+    counts: bool,
     found: Cell<Vec<*mut raw::RedisModuleString>>,
 }
 
@@ -96,38 +154,90 @@ impl Pass {
         if self.steps.get() % LISTENERS_EVERY == 1 {
             listeners::look(ctx);
         }
+        bus::tick(self.steps.get());
+        partitions::tick(self.steps.get());
+        self.look_for_hurry(ctx);
         let budget = Duration::from_micros(node().limits.background_us);
+        if !self.hurries.get() && !budget.is_zero() && self.steps.get() >= self.began.get() {
+            self.walk(ctx, budget);
+        }
+    }
+
+    /// Whether something waits for a pass over all keys, from the first one on.
+    fn look_for_hurry(&self, ctx: *mut raw::RedisModuleCtx) {
+        if let Audit::Settles(until) = self.audit.get() {
+            if partitions::end_audit(self.steps.get() >= until) {
+                self.audit.set(Audit::None);
+            }
+        }
+        let audits = self.audit.get() == Audit::None && partitions::take_audit();
+        if audits {
+            partitions::begin_audit();
+            self.audit.set(Audit::Counts);
+        }
+        // One that counts already is not begun anew: it would count nothing twice, but never end.
+        let lacks = self.audit.get() != Audit::Counts && members::take_lacking();
+        if audits || lacks {
+            self.db.set(0);
+            // SAFETY: the cursor is ours.
+            unsafe { api!(RedisModule_ScanCursorRestart)(self.cursor) };
+            if !self.hurries.replace(true) {
+                self.hurry_on(ctx);
+            }
+        }
+    }
+
+    fn hurry_on(&self, ctx: *mut raw::RedisModuleCtx) {
+        let data = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: a context of the server; the pass is never freed.
+        unsafe { api!(RedisModule_CreateTimer)(ctx, HURRY_MS, Some(hurry), data) };
+    }
+
+    /// Goes on for so long. False if that was the end of the pass.
+    fn walk(&self, ctx: *mut raw::RedisModuleCtx, budget: Duration) -> bool {
+        failpoint::hit("walk");
         let now = flags(ptr::null_mut());
         let idle = raw::REDISMODULE_CTX_FLAGS_LOADING
             | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING
             | raw::REDISMODULE_CTX_FLAGS_ACTIVE_CHILD;
         // While a child saves, every byte touched is copied: wait until it is done.
-        if budget.is_zero() || now & idle != 0 || self.steps.get() < self.began.get() {
-            return;
+        if now & idle != 0 {
+            return true;
         }
         let start = Instant::now();
         while start.elapsed() < budget {
             if !self.bucket(ctx, now & raw::REDISMODULE_CTX_FLAGS_MASTER != 0) {
                 let next = self.began.get() + PASS_STEPS;
                 self.began.set(next.max(self.steps.get() + 1));
-                return;
+                self.hurries.set(false);
+                if self.audit.get() == Audit::Counts {
+                    self.audit
+                        .set(Audit::Settles(self.steps.get() + SETTLE_STEPS));
+                }
+                return false;
             }
         }
+        true
     }
 
     /// Looks at one bucket of the keyspace. False at the end of it all.
     fn bucket(&self, ctx: *mut raw::RedisModuleCtx, master: bool) -> bool {
         // SAFETY: the context of the timer.
         let selected = unsafe { api!(RedisModule_SelectDb)(ctx, self.db.get()) };
-        let trims = master && propagate::may_tell();
+        // Where it is switched off, keys are looked for and counted, and nothing is changed.
+        let off = node().limits.background_us == 0;
+        let trims = master && !off && propagate::may_tell();
         if selected != raw::REDISMODULE_OK as c_int {
             self.db.set(0);
             return false;
         }
         let step = Step {
-            compress_min: node().limits.compress_min,
+            db: self.db.get(),
+            counts: self.audit.get() == Audit::Counts,
+            compress_min: if off { 0 } else { node().limits.compress_min },
             now_us: now_us(),
             trims,
+            off,
             found: Cell::new(vec![]),
         };
         // SAFETY: `look` is given `step` back, which outlives the call.
@@ -158,28 +268,56 @@ unsafe extern "C" fn look(
     guard::run(|| {
         failpoint::hit("look");
         // SAFETY: `step` is what `bucket` gave; the key is open or null while this runs, and a
-        // value of our type is a record, which nothing else looks at meanwhile.
-        let (step, record) = unsafe {
-            if key.is_null() || api!(RedisModule_ModuleTypeGetType)(key) != persist::data_type() {
+        // value of our type is what we put there, which nothing else looks at meanwhile. The name lives while
+        // this runs.
+        let (step, record, bytes) = unsafe {
+            if key.is_null() {
+                return;
+            }
+            let (step, bytes) = (&*step.cast::<Step>(), bytes_of(name));
+            let kind = api!(RedisModule_ModuleTypeGetType)(key);
+            if kind == persist::share_type() {
+                let held = persist::held_share(api!(RedisModule_ModuleTypeGetValue)(key));
+                if !partitions::knows(bytes, held) {
+                    partitions::held(step.db, bytes, held);
+                }
+                return;
+            }
+            if kind != persist::data_type() {
                 return;
             }
             let record = api!(RedisModule_ModuleTypeGetValue)(key).cast::<Record>();
-            (&*step.cast::<Step>(), record.as_mut())
+            (step, record.as_mut(), bytes)
         };
         let Some(record) = record else { return };
         if record.may_pack(step.compress_min) {
-            let before = held(record);
+            let before = Held::by(record);
             let packed = record.pack(step.compress_min, PACK_BYTES);
             METRICS.compressed.add(packed as u64);
-            METRICS.changed(before, held(record));
+            ledger::changed(before, record);
         }
-        let due = record.surplus(&node().limits, step.now_us, false) > 0
-            || record.has_late_holder(step.now_us / 1000);
+        let member = record.member();
+        if member.place().is_some() {
+            // Whoever renamed it has said nothing.
+            if member.key_len() != bytes.len() && (step.counts || !step.off) {
+                let before = Held::by(record);
+                record.set_member(member.of_key(bytes.len()));
+                ledger::changed(before, record);
+            }
+            members::entered(record, step.db, bytes);
+            if step.counts {
+                ledger::count(record, bytes.len());
+            }
+        }
+        let node = node();
+        let due = record.surplus(node.shares.limits_of(record), step.now_us, false) > 0
+            || record.has_late_holder(step.now_us / 1000)
+            || moves(bytes, record, &node).is_some();
+        drop(node);
         if step.trims && due {
             let mut found = step.found.take();
-            // SAFETY: the name lives while this runs; it is copied.
+            // SAFETY: the bytes are copied.
             unsafe {
-                let bytes = bytes_of(name);
                 let start = bytes.as_ptr().cast();
                 found.push(api!(RedisModule_CreateString)(ctx, start, bytes.len()));
             }
@@ -188,8 +326,22 @@ unsafe extern "C" fn look(
     });
 }
 
-/// Lets the oldest versions of a key go, and holders whose lease is over, here and on replicas. Looked at anew: the scan's view of
-/// the key is over.
+/// The partition that a record belongs to, where that is another one than it is charged to.
+fn moves(key: &[u8], record: &Record, node: &Node) -> Option<Home> {
+    if node.shares.is_idle() || partitions::is_orphan(record, node) {
+        return None;
+    }
+    let place = record.member().place();
+    // One that nobody defines may only not have been heard of.
+    let lost = place.is_some() && node.shares.definition(place).is_none();
+    if lost && !partitions::may_let_go(place) {
+        return None;
+    }
+    node.shares.elsewhere(key, record)
+}
+
+/// Lets the oldest versions of a key go, and holders whose lease is over, and has it charged to the partition that
+/// it belongs to, here and on replicas. Looked at anew: the scan's view of the key is over.
 fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
     failpoint::hit("trim");
     // SAFETY: the timer's context; the name is ours and lives through the call.
@@ -204,7 +356,8 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
         bytes: &[bytes],
     };
     let Some(record) = key.record() else { return };
-    let drops = record.surplus(&node.limits, now_us, false);
+    let drops = record.surplus(node.shares.limits_of(record), now_us, false);
+    let home = moves(bytes, record, node);
     let stamp = node.next_stamp(now_us);
     let env = Env {
         now_us,
@@ -212,11 +365,32 @@ fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us
         beyond: node.clock.beyond(),
         who: &Default::default(),
         limits: &node.limits,
+        shares: &node.shares,
         answer: None,
     };
     let lapsed = lapse(bytes, record, &env);
     let trimmed = (drops > 0).then(|| Change::trim(bytes, drops));
-    for change in trimmed.iter().chain(&lapsed) {
+    // Where there is no room for it it stays where it is.
+    let moved = home
+        .map(|home| Change::moved(bytes, home))
+        .filter(|change| {
+            let mut change = [change.clone()];
+            // No write is refused by this.
+            let place = change[0].writes[0].home.as_ref().map(|h| h.place);
+            let entry = place.and_then(|place| node.shares.get(place));
+            let refused = entry.map(|e| e.refused.get());
+            let (ledger, record) = (&ledger::Here, |_: usize, _: &[u8]| Some(record));
+            let admitted =
+                node.shares
+                    .admit(&mut change, None, &record, &env, ledger, &mut |_, _, _| {
+                        false
+                    });
+            if let Some((entry, refused)) = entry.zip(refused) {
+                entry.refused.set(refused);
+            }
+            admitted.is_ok()
+        });
+    for change in trimmed.iter().chain(&lapsed).chain(&moved) {
         guard::applying(|| {
             key.apply(change, 0);
             if change.kind == Kind::Lock {

@@ -10,15 +10,16 @@ use maos_core::{Code, Refusal};
 
 use super::api::{api, raw};
 use super::guard::{self, Breaker};
+use super::lineage::Name;
 use super::metrics::METRICS;
 use super::register;
-use super::{failpoint, log, propagate};
+use super::{bus, failpoint, log, propagate};
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
     /// The server's context of this call.
     pub ctx: *mut raw::RedisModuleCtx,
-    /// The server's strings of the arguments, the command's name first.
+    /// The server's strings of the arguments after the command's name.
     pub argv: &'a [*mut raw::RedisModuleString],
     /// The bytes of the arguments after the command's name.
     pub args: &'a [&'a [u8]],
@@ -82,10 +83,12 @@ impl Users {
 
 /// Runs a command: understands the server's arguments, contains panics, answers.
 ///
+/// `words` is how many its name has.
+///
 /// # Safety
 /// To be called with what the server gives a command's callback, and in it.
 pub unsafe fn enter(
-    spec: &CommandSpec,
+    (spec, words): (&CommandSpec, usize),
     breaker: &Breaker,
     ctx: *mut raw::RedisModuleCtx,
     argv: *mut *mut raw::RedisModuleString,
@@ -96,8 +99,9 @@ pub unsafe fn enter(
     let done = guard::run(|| {
         // SAFETY: by the caller: `argc` strings that live through the callback.
         let argv = unsafe { slice::from_raw_parts(argv, usize::try_from(argc).unwrap_or(0)) };
+        let argv = argv.get(words..).unwrap_or_default();
         // SAFETY: as above.
-        let bytes = argv[1..].iter().map(|s| unsafe { bytes_of(*s) });
+        let bytes = argv.iter().map(|s| unsafe { bytes_of(*s) });
         let mut few = [const { MaybeUninit::<&[u8]>::uninit() }; FEW];
         let many: Vec<&[u8]>;
         let args = if bytes.len() <= FEW {
@@ -133,6 +137,7 @@ pub unsafe fn enter(
         failpoint::hit("enter");
         handler(&call)
     });
+    bus::flush();
     match done {
         Some(Ok(())) => {}
         Some(Err(refusal)) => refuse(ctx, &refusal),
@@ -205,6 +210,7 @@ impl Call<'_> {
     }
 
     /// Does something with the name of the ACL user of the connection.
+    #[inline(always)]
     pub fn with_user<T>(&self, users: &mut Users, then: impl FnOnce(&[u8]) -> T) -> T {
         failpoint::hit("user");
         // SAFETY: the context of this call; the string is ours to free, and used before that.
@@ -231,6 +237,26 @@ impl Call<'_> {
         }
     }
 
+    /// Whether the user of the connection may read a key.
+    pub fn may_read(&self, key: &[u8]) -> bool {
+        let mut users = Users::default();
+        self.with_user(&mut users, |user| {
+            let (name, key) = (Name::new(self.ctx, user), Name::new(self.ctx, key));
+            let access = raw::REDISMODULE_CMD_KEY_ACCESS as c_int;
+            // SAFETY: the strings live through the calls; the user is freed.
+            unsafe {
+                let user = api!(RedisModule_GetModuleUserFromUserName)(name.string);
+                // Who has no user is not held back by one.
+                if user.is_null() {
+                    return true;
+                }
+                let may = api!(RedisModule_ACLCheckKeyPermissions)(user, key.string, access);
+                api!(RedisModule_FreeModuleUser)(user);
+                may == raw::REDISMODULE_OK as c_int
+            }
+        })
+    }
+
     /// Whether a call that does not come from a connection has a user: a script has, a call by
     /// another module need not. Asked for by having the server look up, as that user, a command that
     /// does not exist: without a user it refuses before it looks.
@@ -246,7 +272,7 @@ impl Call<'_> {
     /// The strings that the client sent, to be handed on as they are.
     pub fn known(&self) -> propagate::Known<'_> {
         propagate::Known {
-            strings: &self.argv[1..],
+            strings: self.argv,
             bytes: self.args,
         }
     }

@@ -48,11 +48,21 @@ pub fn count(strategy: Strategy<'_>, key: &[u8], resolved: bool) {
     });
 }
 
-/// The first segment of a state key, as it may stand in INFO: what a name may not have there is shown as `%NN`.
+/// The first segment of a state key, as it may stand in INFO.
 fn namespace(key: &[u8]) -> String {
     let first = key.split(|b| *b == b':').next().unwrap_or_default();
-    let first = first.iter().filter(|b| !b"{}".contains(b)).take(64);
-    first
+    let first: Vec<u8> = first
+        .iter()
+        .copied()
+        .filter(|b| !b"{}".contains(b))
+        .collect();
+    shown(&first)
+}
+
+/// A name as it may stand in INFO: what it may not have there is shown as `%NN`.
+pub fn shown(name: &[u8]) -> String {
+    name.iter()
+        .take(64)
         .map(|b| match b {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => {
                 char::from(*b).to_string()

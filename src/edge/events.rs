@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, failpoint, guard, lineage, listeners, pause, waiting};
+use super::{background, failpoint, guard, lineage, listeners, partitions, pause, waiting};
 
 /// The events that are asked for. All are offered since Redis 7.0.
 const EVENTS: [u64; 7] = [
@@ -18,6 +18,12 @@ const EVENTS: [u64; 7] = [
 
 /// The form of the events' data that every server since Redis 7.0 knows.
 const DATA_VERSION: u64 = 1;
+
+/// The end of loading, good or bad.
+const LOADED: [u64; 2] = [
+    raw::REDISMODULE_SUBEVENT_LOADING_ENDED,
+    raw::REDISMODULE_SUBEVENT_LOADING_FAILED,
+];
 
 /// Asks for the events. False if the server does not know one of them.
 pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
@@ -34,7 +40,7 @@ pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
 unsafe extern "C" fn happened(
     _: *mut raw::RedisModuleCtx,
     event: raw::RedisModuleEvent,
-    _: u64,
+    sub: u64,
     _: *mut c_void,
 ) {
     // Before all else, and it cannot panic: to miss this is to lose data. Some that bring no listener
@@ -47,10 +53,19 @@ unsafe extern "C" fn happened(
                 background::look_at_policy();
                 pause::look_at_settings();
             }
-            raw::REDISMODULE_EVENT_LOADING => lineage::replaced(true),
+            raw::REDISMODULE_EVENT_LOADING => {
+                lineage::replaced(true);
+                if LOADED.contains(&sub) {
+                    partitions::look_at_all(false);
+                }
+            }
             raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => {
                 lineage::replaced(false);
                 waiting::look_at_all();
+                let flush_begins = raw::REDISMODULE_SUBEVENT_FLUSHDB_START;
+                if event.id == raw::REDISMODULE_EVENT_SWAPDB || sub != flush_begins {
+                    partitions::look_at_all(true);
+                }
             }
             _ => {}
         }

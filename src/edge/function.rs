@@ -19,7 +19,7 @@ use super::call::{flags, Call};
 /// What the server says if there is no such function, or none that this user may call, or it fails;
 /// `NOTJSON` if it returns no string; `LIMIT` if it takes longer than `most_ms`; `ERR` inside a script.
 pub fn ask(call: &Call<'_>, question: &Question<'_>, most_ms: u64) -> Result<Vec<u8>, Refusal> {
-    let name = Quoted(question.function);
+    let name = Quoted(&question.function);
     if flags(call.ctx) & raw::REDISMODULE_CTX_FLAGS_LUA != 0 {
         let text = format!("no function can be called inside a script: merge in it, or call MAOS.MERGE with {name} outside");
         return Err(Refusal::new(Code::Err, text));
@@ -42,7 +42,7 @@ pub fn ask(call: &Call<'_>, question: &Question<'_>, most_ms: u64) -> Result<Vec
 
 fn fcall(call: &Call<'_>, question: &Question<'_>) -> Result<Vec<u8>, (Code, String)> {
     let bytes = |b: &[u8]| (b.as_ptr().cast::<c_char>(), b.len());
-    let (name, name_len) = bytes(question.function);
+    let (name, name_len) = bytes(&question.function);
     let (key, key_len) = bytes(question.key);
     let [(base, base_len), (theirs, theirs_len), (mine, mine_len)] =
         [0, 1, 2].map(|n| bytes(&question.values[n]));

@@ -32,6 +32,7 @@ pub fn run<T>(entry: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Runs what cannot fail: the application of a decided change.
+#[inline(always)]
 pub fn applying<T>(apply: impl FnOnce() -> T) -> T {
     APPLYING.store(true, Relaxed);
     let value = apply();

@@ -7,7 +7,7 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, conflicts, failpoint, guard, listeners, node, pause, waiting};
+use super::{background, conflicts, failpoint, guard, listeners, node, partitions, pause, waiting};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -68,6 +68,17 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
             "conflicted={},resolved={}",
             counts.conflicted, counts.resolved
         );
+        let [name, text] = [name, text].map(|s| CString::new(s).unwrap_or_default());
+        // SAFETY: the context of this callback; the server copies both strings.
+        unsafe { api!(RedisModule_InfoAddFieldCString)(ctx, name.as_ptr(), text.as_ptr()) };
+    }
+    let shares = partitions::figures();
+    number("pool_bytes", shares.pool);
+    number("pool_reserved", shares.reserved);
+    number("partitions", shares.count);
+    number("partition_peers", shares.peers);
+    number("partitions_complete", u64::from(shares.complete));
+    for (name, text) in shares.lines {
         let [name, text] = [name, text].map(|s| CString::new(s).unwrap_or_default());
         // SAFETY: the context of this callback; the server copies both strings.
         unsafe { api!(RedisModule_InfoAddFieldCString)(ctx, name.as_ptr(), text.as_ptr()) };

@@ -1,17 +1,19 @@
 //! Keys opened for one call: the one typed way to a record.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use maos_core::change::{Change, Expiry};
+use maos_core::partition::Definition;
 use maos_core::record::Record;
 use maos_core::refusal::WRONG_TYPE;
 use maos_core::Refusal;
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
-use super::failpoint;
+use super::ledger::{self, Held};
 use super::lineage::{context, Name};
-use super::metrics::{held, METRICS};
+use super::{failpoint, members, partitions};
 use crate::persist;
 
 /// Whether the key's slot is another node's, or on its way from or to one that the key is on now: then it
@@ -163,24 +165,27 @@ impl<'c> Key<'c> {
     /// Applies a change to its `n`-th key, which is this one. Cannot fail.
     pub fn apply(&mut self, change: &Change<'_>, n: usize) {
         failpoint::hit("apply");
-        let handle = self.handle;
+        let (ctx, handle) = (self.ctx, self.handle);
         let expires_ms = || {
             // SAFETY: the handle is open.
             let at = unsafe { api!(RedisModule_GetAbsExpire)(handle) };
             u64::try_from(at).ok()
         };
         if let Some(record) = self.record_mut() {
-            let before = held(record);
+            let (before, was) = (Held::by(record), members::before(record));
             change.apply(n, Some(record));
-            METRICS.changed(before, held(record));
+            ledger::changed(before, record);
             if record.is_empty() {
                 self.remove();
             } else {
                 let expiry = change.expiry_over(record, expires_ms);
+                let place = || (db_of(ctx), change.writes[n].key.into());
+                members::after(was, record, place);
                 self.expire(expiry);
             }
         } else if let Some(record) = change.apply(n, None) {
             let expiry = change.expiry_over(&record, || None);
+            members::after(None, &record, || (db_of(ctx), change.writes[n].key.into()));
             self.put(record);
             if let Expiry::At(_) = expiry {
                 self.expire(expiry);
@@ -190,7 +195,7 @@ impl<'c> Key<'c> {
     }
 
     /// The key goes, and its value with it.
-    fn remove(&mut self) {
+    pub fn remove(&mut self) {
         self.record = std::ptr::null_mut();
         // SAFETY: the key is open for writing; its value is not used any more.
         unsafe { api!(RedisModule_DeleteKey)(self.handle) };
@@ -236,7 +241,132 @@ impl<'c> Key<'c> {
     }
 }
 
+/// The database that a context has selected.
+fn db_of(ctx: *mut raw::RedisModuleCtx) -> i32 {
+    // SAFETY: a context of the server.
+    unsafe { api!(RedisModule_GetSelectedDb)(ctx) }
+}
+
 impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        if !self.handle.is_null() {
+            // SAFETY: open, and not used after this.
+            unsafe { api!(RedisModule_CloseKey)(self.handle) };
+        }
+    }
+}
+
+/// An open key that defines a partition, or nothing. Closed when it goes.
+pub struct ShareKey<'c> {
+    ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    handle: *mut raw::RedisModuleKey,
+    held: *const partitions::Held,
+    call: PhantomData<&'c ()>,
+}
+
+impl<'c> ShareKey<'c> {
+    /// Opens a key.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if it holds something else.
+    ///
+    /// # Safety
+    /// As for [`Key::open`].
+    pub unsafe fn open(
+        ctx: *mut raw::RedisModuleCtx,
+        name: *mut raw::RedisModuleString,
+        mode: Mode,
+    ) -> Result<ShareKey<'c>, Refusal> {
+        let mode = match mode {
+            Mode::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
+            Mode::Read | Mode::Look => raw::REDISMODULE_READ,
+        };
+        // SAFETY: by the caller; the handle is used until `drop` closes it.
+        let handle = unsafe { api!(RedisModule_OpenKey)(ctx, name, mode as _) };
+        let mut key = ShareKey {
+            ctx,
+            name,
+            handle,
+            held: std::ptr::null(),
+            call: PhantomData,
+        };
+        // SAFETY: as for `Key::open`.
+        unsafe {
+            if api!(RedisModule_ModuleTypeGetType)(handle) == persist::share_type() {
+                key.held = api!(RedisModule_ModuleTypeGetValue)(handle).cast();
+            } else if api!(RedisModule_KeyType)(handle) != raw::REDISMODULE_KEYTYPE_EMPTY as i32 {
+                return Err(WRONG_TYPE);
+            }
+        }
+        Ok(key)
+    }
+
+    /// The definition, if there is one.
+    pub fn definition(&self) -> Option<&Definition> {
+        // SAFETY: null, or the value of a key that stays open while `self` is borrowed.
+        unsafe { self.held.as_ref() }.map(|h| &*h.definition)
+    }
+
+    /// When it expires, in milliseconds of unix time; 0: it does not.
+    pub fn expires_ms(&self) -> u64 {
+        // Redis 8.2 crashes if it is asked about a key without a value.
+        if self.handle.is_null() || self.held.is_null() {
+            return 0;
+        }
+        // SAFETY: the handle is open.
+        let at = unsafe { api!(RedisModule_GetAbsExpire)(self.handle) };
+        u64::try_from(at).unwrap_or(0)
+    }
+
+    /// Puts a definition in the place of whatever the key holds.
+    pub fn put(&mut self, definition: Arc<Definition>) {
+        let value = persist::boxed_share(definition);
+        self.held = value;
+        // SAFETY: the key is open for writing; the server owns the value from here on, and context and name live
+        // for `'c`.
+        unsafe {
+            let done = api!(RedisModule_ModuleTypeSetValue)(
+                self.handle,
+                persist::share_type(),
+                value.cast(),
+            );
+            assert_eq!(
+                done,
+                raw::REDISMODULE_OK as i32,
+                "the key is open for writing"
+            );
+            partitions::held(db_of(self.ctx), bytes_of(self.name), &*value);
+            api!(RedisModule_SignalModifiedKey)(self.ctx, self.name);
+        }
+    }
+
+    /// Has the key expire then, in milliseconds of unix time; 0: not at all.
+    pub fn expire(&mut self, at_ms: u64) {
+        // SAFETY: the key is open for writing and holds a value.
+        unsafe {
+            match at_ms {
+                0 => api!(RedisModule_SetExpire)(self.handle, raw::REDISMODULE_NO_EXPIRE.into()),
+                ms => {
+                    let ms = i64::try_from(ms).unwrap_or(i64::MAX / 2);
+                    api!(RedisModule_SetAbsExpire)(self.handle, ms)
+                }
+            };
+        }
+    }
+
+    /// The key goes, and its definition with it.
+    pub fn remove(&mut self) {
+        self.held = std::ptr::null();
+        // SAFETY: the key is open for writing; its value is not used any more.
+        unsafe {
+            api!(RedisModule_DeleteKey)(self.handle);
+            api!(RedisModule_SignalModifiedKey)(self.ctx, self.name);
+        }
+    }
+}
+
+impl Drop for ShareKey<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
             // SAFETY: open, and not used after this.

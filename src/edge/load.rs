@@ -3,7 +3,9 @@
 use std::ffi::c_int;
 
 use super::api::{self, raw};
-use super::{background, config, events, guard, info, lineage, listeners, log, pause, register};
+use super::{
+    background, bus, config, events, guard, info, lineage, listeners, log, pause, register,
+};
 use crate::persist;
 
 /// Valkey's option that lets a module's keys take part in atomic slot migration; the bindings do
@@ -66,6 +68,7 @@ fn load(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     info::register(ctx);
     lineage::register(ctx);
     pause::register(ctx);
+    bus::register(ctx);
     listeners::start(events::subscribe(ctx));
     background::start(ctx);
     #[cfg(debug_assertions)]

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use maos_core::record::Record;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::Code;
 
@@ -79,29 +78,18 @@ pub static METRICS: Metrics = Metrics {
     bytes: AtomicI64::new(0),
 };
 
-/// What a record holds: versions and bytes.
-pub type Held = (i64, i64);
-
-/// Measures a record.
-pub fn held(record: &Record) -> Held {
-    (record.len() as i64, record.bytes() as i64)
-}
-
 impl Metrics {
-    /// A record came into being, or left with `sign` -1.
-    pub fn record(&self, sign: i64, held: Held) {
-        self.records.fetch_add(sign, Relaxed);
-        self.versions.fetch_add(sign * held.0, Relaxed);
-        self.bytes.fetch_add(sign * held.1, Relaxed);
-    }
-
-    /// A record changed.
-    pub fn changed(&self, before: Held, after: Held) {
-        if after.0 != before.0 {
-            self.versions.fetch_add(after.0 - before.0, Relaxed);
-        }
-        if after.1 != before.1 {
-            self.bytes.fetch_add(after.1 - before.1, Relaxed);
+    /// So many records more are held, so many versions, so many bytes.
+    #[inline(always)]
+    pub fn held(&self, records: i64, versions: i64, bytes: i64) {
+        for (sum, more) in [
+            (&self.records, records),
+            (&self.versions, versions),
+            (&self.bytes, bytes),
+        ] {
+            if more != 0 {
+                sum.fetch_add(more, Relaxed);
+            }
         }
     }
 

@@ -6,13 +6,17 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use maos_core::clock::Clock;
+use maos_core::codec::v1::{self, Share};
 use maos_core::config::Limits;
-use maos_core::{Interner, Stamp};
+use maos_core::partition::{Directory, Member};
+use maos_core::record::Record;
+use maos_core::{Interner, Refusal, Stamp};
 
-use super::call::Users;
+use super::api::raw;
+use super::call::{flags, Users};
 use super::lineage::{self, Note};
 use super::metrics::METRICS;
-use super::{config, log};
+use super::{config, ledger, log, members, partitions};
 
 /// A buffer that had to grow larger for once is let go.
 const SCRATCH_KEPT: usize = 1 << 20;
@@ -26,6 +30,8 @@ pub struct Node {
     pub interner: Interner,
     /// The settings in force.
     pub limits: Limits,
+    /// The partitions.
+    pub shares: Directory,
     /// Which connections have a user.
     pub users: Users,
     /// A buffer for encodings, kept so that it need not grow each time.
@@ -51,10 +57,15 @@ static NODE: MainThread = MainThread(RefCell::new(None));
 /// borrow is a panic, which the entry's guard contains.
 pub fn node() -> RefMut<'static, Node> {
     RefMut::map(NODE.0.borrow_mut(), |slot| {
-        let node = slot.get_or_insert_with(Node::default);
+        let node = slot.get_or_insert_with(|| Node {
+            shares: Directory::complete(),
+            ..Node::default()
+        });
         if config::take_changed() {
             node.limits = config::limits();
+            node.shares.set_limits(&node.limits);
         }
+        partitions::refresh(&mut node.shares);
         if node.scratch.capacity() > SCRATCH_KEPT {
             node.scratch = Vec::new();
         }
@@ -87,6 +98,48 @@ fn steady_us() -> u64 {
 }
 
 impl Node {
+    /// The partition that a record names.
+    pub fn share(&self, record: &Record) -> Option<Share<'_>> {
+        let entry = self.shares.get(record.member().place());
+        Share::of(record, entry.map(|e| &*e.name))
+    }
+
+    /// The encoding of a record.
+    pub fn encoded(&mut self, record: &Record) -> &[u8] {
+        self.scratch.clear();
+        let entry = self.shares.get(record.member().place());
+        let share = Share::of(record, entry.map(|e| &*e.name));
+        v1::encode_record(record, share, &mut self.scratch);
+        &self.scratch
+    }
+
+    /// Has a record that was loaded belong to the partition that it names.
+    pub fn join(&mut self, record: &mut Record, share: Option<Share<'_>>, key_len: usize) {
+        if let Some(share) = share {
+            let place = self.shares.place(share.name);
+            if self.shares.definition(place).is_none() {
+                members::list_for_now(place);
+            }
+            let member = Member::new(place, share.chosen, share.dies, key_len);
+            record.set_member(member);
+        }
+    }
+
+    /// Whether a partition has room for a whole record that comes to a key of it and takes so many bytes more, where
+    /// so many go.
+    ///
+    /// # Errors
+    /// `QUOTA` if it has not.
+    pub fn admit_whole(&self, record: &Record, extra: u64, replaced: u64) -> Result<(), Refusal> {
+        let obeys = flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_MASTER == 0;
+        if obeys || !record.member().place().is_some() {
+            return Ok(());
+        }
+        let more = (record.charge() as u64 + extra).saturating_sub(replaced);
+        self.shares
+            .admit_bytes(record.member().place(), more, &ledger::Here)
+    }
+
     /// The stamp that the next commit gets.
     pub fn next_stamp(&mut self, now_us: u64) -> Stamp {
         self.clock.peek(now_us, steady_us)

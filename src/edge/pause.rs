@@ -356,7 +356,8 @@ fn master(line: &str) -> Option<Master> {
     (flags.any(|f| f == "master") && has_slots && name.len() == NAME).then_some(master)
 }
 
-fn is_cluster() -> bool {
+/// Whether this server is a node of a cluster.
+pub fn is_cluster() -> bool {
     flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0
 }
 
@@ -371,7 +372,7 @@ fn limit_us() -> u64 {
 }
 
 /// What the server says to a command of its own: a text, or the second of a pair.
-fn said(command: [&std::ffi::CStr; 2], argument: Option<&std::ffi::CStr>) -> Option<String> {
+pub fn said(command: [&std::ffi::CStr; 2], argument: Option<&std::ffi::CStr>) -> Option<String> {
     let [name, sub] = command.map(|word| word.as_ptr());
     let ctx = context(0);
     // SAFETY: the formats say how many strings follow; the reply lives until it is freed.

@@ -8,6 +8,7 @@ use std::ffi::{c_char, CStr};
 
 use maos_core::change::Change;
 use maos_core::codec::v1;
+use maos_core::partition::Definition;
 use maos_core::restored::Restored;
 use smallvec::SmallVec;
 
@@ -139,8 +140,49 @@ pub fn restored(ctx: *mut raw::RedisModuleCtx, key: &[u8], restored: Restored) {
     }
 }
 
+/// Replicates the definition of a partition, and when its key expires (0: not at all).
+pub fn define(
+    ctx: *mut raw::RedisModuleCtx,
+    name: &[u8],
+    definition: &Definition,
+    expires_ms: u64,
+) {
+    if !listeners::any() {
+        // SAFETY: the context of the command in progress.
+        return unsafe { verbatim(ctx) };
+    }
+    let (definition, expires) = (v1::encode_definition(definition), expires_ms.to_string());
+    // SAFETY: the context of the call in progress; the format says what follows: three times bytes with their
+    // length.
+    unsafe {
+        api!(RedisModule_Replicate)(
+            ctx,
+            c"MAOS.DEFINE".as_ptr(),
+            c"bbb".as_ptr(),
+            name.as_ptr().cast::<c_char>(),
+            name.len(),
+            definition.as_ptr().cast::<c_char>(),
+            definition.len(),
+            expires.as_ptr().cast::<c_char>(),
+            expires.len(),
+        );
+    }
+}
+
+/// Replicates that a partition was dropped. `ctx` is that of the command in progress.
+pub fn dropped(ctx: *mut raw::RedisModuleCtx, name: &[u8]) {
+    match listeners::any() {
+        true => unlink(ctx, name),
+        // SAFETY: by the caller's context.
+        false => unsafe { verbatim(ctx) },
+    }
+}
+
 /// Replicates that a key is not there. `ctx` is the module's own.
 pub fn unlink(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
+    if !listeners::any() {
+        return;
+    }
     // SAFETY: the format says what follows: bytes with their length.
     unsafe {
         api!(RedisModule_Replicate)(

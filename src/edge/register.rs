@@ -15,7 +15,14 @@ use crate::commands::{Handler, HANDLERS};
 /// What the server refused.
 pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     let own_category = add_category(ctx);
+    let mut containers = vec![];
     for (spec, handler) in HANDLERS.iter().copied().flatten() {
+        if let (command, Some(_)) = spec.names() {
+            if !containers.contains(&command) {
+                containers.push(command);
+                container(ctx, command)?;
+            }
+        }
         one(ctx, spec, *handler, own_category)?;
     }
     Ok(())
@@ -31,6 +38,20 @@ fn add_category(ctx: *mut raw::RedisModuleCtx) -> bool {
     unsafe { add(ctx, c"maos".as_ptr()) == raw::REDISMODULE_OK as c_int }
 }
 
+/// A command that has subcommands, and does nothing by itself.
+fn container(ctx: *mut raw::RedisModuleCtx, name: &str) -> Result<(), String> {
+    let name_ = text(name);
+    // SAFETY: in OnLoad with its context; the server copies the strings.
+    let done = unsafe {
+        let create = api!(RedisModule_CreateCommand);
+        create(ctx, name_.as_ptr(), None, c"".as_ptr(), 0, 0, 0)
+    };
+    match done == raw::REDISMODULE_OK as c_int {
+        true => Ok(()),
+        false => Err(format!("{name}: the server did not take its name")),
+    }
+}
+
 fn one(
     ctx: *mut raw::RedisModuleCtx,
     spec: &CommandSpec,
@@ -38,7 +59,10 @@ fn one(
     own_category: bool,
 ) -> Result<(), String> {
     let refused = |what: &str| format!("{}: the server did not take its {what}", spec.name);
-    let name = text(spec.name);
+    let (command, own) = spec.names();
+    let name = text(own.unwrap_or(command));
+    let full_name = text(&spec.full_name());
+    let offset = usize::from(own.is_some());
     let asked = matches!(spec.keys, Keys::Counted { .. });
     let flags = text(&format!(
         "{}{}",
@@ -46,30 +70,31 @@ fn one(
         if asked { " getkeys-api" } else { "" }
     ));
     let (first, last, step) = match spec.keys {
-        Keys::One(_) => (1, 1, 1),
+        Keys::None => (0, 0, 0),
+        Keys::One(_) => (1 + offset, 1 + offset, 1),
         Keys::Counted { step, .. } => (2, 2, step),
         Keys::Pairs(from, _) => (from, 0, 2),
     };
-    let last = if matches!(spec.keys, Keys::Pairs(..)) {
-        -1
-    } else {
-        last
+    let last = match spec.keys {
+        Keys::Pairs(..) => -1,
+        _ => last as c_int,
     };
     // SAFETY: in OnLoad with its context; the server copies the strings.
     let command = unsafe {
-        let done = api!(RedisModule_CreateCommand)(
-            ctx,
-            name.as_ptr(),
-            Some(handler),
-            flags.as_ptr(),
-            first as c_int,
-            last,
-            step as c_int,
-        );
+        let (run, name, flags) = (Some(handler), name.as_ptr(), flags.as_ptr());
+        let (first, step) = (first as c_int, step as c_int);
+        let done = match own {
+            None => api!(RedisModule_CreateCommand)(ctx, name, run, flags, first, last, step),
+            Some(_) => {
+                let parent = api!(RedisModule_GetCommand)(ctx, text(command).as_ptr());
+                let create = api!(RedisModule_CreateSubcommand);
+                create(parent, name, run, flags, first, last, step)
+            }
+        };
         if done != raw::REDISMODULE_OK as c_int {
             return Err(refused("name"));
         }
-        api!(RedisModule_GetCommand)(ctx, name.as_ptr())
+        api!(RedisModule_GetCommand)(ctx, full_name.as_ptr())
     };
     if command.is_null() || !describe(command, spec) {
         return Err(refused("description"));
@@ -129,7 +154,7 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
                 ptr::null_mut(),
             ),
-            KeyAgain | Value | Name(_) | Owner | Json | Patch | Number | Pointer => (
+            KeyAgain | Value | Name(_) | Owner | Partition | Json | Patch | Number | Pointer => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),
             ),
@@ -198,14 +223,15 @@ pub fn key_flags(access: Access) -> u32 {
 }
 
 /// What the ACL and the cluster go by.
-fn key_spec(keys: Keys) -> raw::RedisModuleCommandKeySpec {
+fn key_spec(keys: Keys, offset: usize) -> raw::RedisModuleCommandKeySpec {
     // SAFETY: all zero is valid for its pointers and integers.
     let mut spec: raw::RedisModuleCommandKeySpec = unsafe { std::mem::zeroed() };
     spec.flags = key_flags(keys.access()).into();
     spec.begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
     spec.find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-    spec.bs.index.pos = 1;
+    spec.bs.index.pos = (1 + offset) as c_int;
     match keys {
+        Keys::None => {}
         Keys::One(_) => spec.fk.range.keystep = 1,
         Keys::Counted { step, .. } => {
             if step > 1 {
@@ -241,7 +267,12 @@ fn describe(command: *mut raw::RedisModuleCommand, spec: &CommandSpec) -> bool {
         sizeof_arg: size_of::<raw::RedisModuleCommandArg>(),
     };
     // SAFETY: all zero is valid for its pointers and integers, and ends the list.
-    let mut specs = [key_spec(spec.keys), unsafe { std::mem::zeroed() }];
+    let end = || unsafe { std::mem::zeroed() };
+    let offset = usize::from(spec.names().1.is_some());
+    let mut specs = match spec.keys {
+        Keys::None => [end(), end()],
+        keys => [key_spec(keys, offset), end()],
+    };
     let info = raw::RedisModuleCommandInfo {
         version: &raw const version,
         summary: arena.text(spec.summary),

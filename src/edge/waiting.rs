@@ -24,6 +24,7 @@ use super::keys::{is_elsewhere, Key, Mode};
 use super::lineage::{context, Name};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
+use super::partitions::{self, admit};
 use super::{failpoint, guard, pause, propagate};
 
 /// How long until something is looked at again that could not be dealt with: a key whose slot is on the move,
@@ -419,12 +420,16 @@ fn decide(
         beyond: node.clock.beyond(),
         who,
         limits: &node.limits,
+        shares: &node.shares,
         answer: None,
     };
-    let Some(change) = want.decide(&records, &env)? else {
+    let Some(mut change) = want.decide(&records, &env)? else {
         return Ok(None);
     };
+    let one = std::slice::from_mut(&mut change);
+    let victims = admit(one, None, &records, &env)?;
     guard::applying(|| {
+        partitions::evict(&victims, node);
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
         }

@@ -10,7 +10,8 @@ use super::{boxed, unboxed};
 use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
-use crate::edge::{events, failpoint, guard, lineage, waiting};
+use crate::edge::node::node;
+use crate::edge::{events, failpoint, guard, lineage, log, members, waiting};
 
 /// The record of a value.
 ///
@@ -22,7 +23,7 @@ unsafe fn record<'a>(value: *const c_void) -> &'a Record {
 }
 
 /// The server's digest of one value.
-struct Server(*mut raw::RedisModuleDigest);
+pub struct Server(pub *mut raw::RedisModuleDigest);
 
 // SAFETY of all calls here: the digest is that of the callback in progress, and the server copies.
 impl Digest for Server {
@@ -49,7 +50,9 @@ pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_v
     guard::run(|| {
         failpoint::hit("digest");
         // SAFETY: the server gives a value of our type.
-        show(unsafe { record(value) }, &mut Server(md));
+        let record = unsafe { record(value) };
+        let node = node();
+        show(record, node.share(record), &mut Server(md));
     });
 }
 
@@ -106,12 +109,15 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
         failpoint::hit("unlink");
         METRICS.unlinked.one();
         // SAFETY: the server gives a value of our type.
-        lineage::raise(unsafe { record(value) }.newest());
+        let record = unsafe { record(value) };
+        lineage::raise(record.newest());
         // SAFETY: the server's context; the name lives through the callback.
         unsafe {
             let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
             if !name.is_null() {
-                waiting::look_at(api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
+                let (db, name) = (api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
+                members::left(record, db, name);
+                waiting::look_at(db, name);
             }
         }
     });
@@ -123,7 +129,7 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn copy(
-    _: *mut raw::RedisModuleKeyOptCtx,
+    ctx: *mut raw::RedisModuleKeyOptCtx,
     value: *const c_void,
 ) -> *mut c_void {
     // Null is an error to the client.
@@ -133,10 +139,24 @@ pub unsafe extern "C" fn copy(
         let mut copy = unsafe { record(value) }.clone();
         // Who holds the one does not hold the other.
         copy.unlock();
-        match copy.is_empty() {
-            true => ptr::null_mut(),
-            false => boxed(copy),
+        if copy.is_empty() {
+            return ptr::null_mut();
         }
+        if copy.member().place().is_some() {
+            // SAFETY: the server's context; the name lives through the callback.
+            let (db, name) = unsafe {
+                let name = api!(RedisModule_GetToKeyNameFromOptCtx)(ctx);
+                let db = api!(RedisModule_GetToDbIdFromOptCtx)(ctx);
+                (db, if name.is_null() { &[] } else { bytes_of(name) })
+            };
+            copy.set_member(copy.member().of_key(name.len()));
+            if let Err(refusal) = node().admit_whole(&copy, 0, 0) {
+                log::notice(&format!("a key was not copied: {refusal}"));
+                return ptr::null_mut();
+            }
+            members::entered(&copy, db, name);
+        }
+        boxed(copy)
     })
     .unwrap_or(ptr::null_mut())
 }

@@ -1,4 +1,5 @@
-//! The data type `MaosState`: what the server calls to save, load, copy, free and measure a record.
+//! The data types: `MaosState`, a record, and `MaosShare`, the definition of a partition. What the server calls to
+//! save, load, copy, free and measure them.
 //!
 //! Exactly one function makes our boxed value for the server and one takes it back.
 #![allow(unsafe_code)]
@@ -6,6 +7,9 @@
 mod hooks;
 mod rdb;
 mod restore;
+mod share;
+
+pub use share::{boxed as boxed_share, held as held_share, share_type};
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
@@ -14,7 +18,7 @@ use maos_core::codec::v1;
 use maos_core::record::Record;
 
 use crate::edge::api::{api, raw};
-use crate::edge::metrics::{held, METRICS};
+use crate::edge::ledger;
 
 /// Nine characters, and for ever.
 const NAME: &std::ffi::CStr = c"MaosState";
@@ -30,8 +34,8 @@ pub fn data_type() -> *mut raw::RedisModuleType {
 }
 
 /// Hands a record to the server.
-pub fn boxed(record: Record) -> *mut c_void {
-    METRICS.record(1, held(&record));
+pub fn boxed(mut record: Record) -> *mut c_void {
+    ledger::entered(&mut record);
     Box::into_raw(Box::new(record)).cast()
 }
 
@@ -42,7 +46,7 @@ pub fn boxed(record: Record) -> *mut c_void {
 unsafe fn unboxed(value: *mut c_void) -> Box<Record> {
     // SAFETY: by the caller.
     let record = unsafe { Box::from_raw(value.cast::<Record>()) };
-    METRICS.record(-1, held(&record));
+    ledger::left(&record);
     record
 }
 
@@ -87,5 +91,5 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
         );
     }
     DATA_TYPE.store(made, Relaxed);
-    Ok(())
+    share::register(ctx)
 }

@@ -11,20 +11,21 @@ use maos_core::Stamp;
 use super::{boxed, restore};
 use crate::edge::api::{api, raw};
 use crate::edge::call::flags;
+use crate::edge::keys::is_elsewhere;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us, Node};
-use crate::edge::{failpoint, guard, log};
+use crate::edge::{failpoint, guard, log, members};
 
 /// # Safety
 /// Called by the server.
 pub unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     let saved = guard::run(|| {
         failpoint::hit("save");
-        let buffer = &mut node().scratch;
-        buffer.clear();
-        // SAFETY: the server gives a value of our type, which is a record, and its own `io`.
+        // SAFETY: the server gives a value of our type, which is a record.
+        let (node, record) = (&mut *node(), unsafe { &*value.cast::<Record>() });
+        let buffer = node.encoded(record);
+        // SAFETY: the server's own `io`.
         unsafe {
-            v1::encode_record(&*value.cast::<Record>(), buffer);
             api!(RedisModule_SaveStringBuffer)(io, buffer.as_ptr().cast::<c_char>(), buffer.len());
         }
     });
@@ -44,7 +45,7 @@ pub unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
 ///
 /// # Safety
 /// `io` must be the server's, in its callback.
-unsafe fn fail(io: *mut raw::RedisModuleIO) {
+pub unsafe fn fail(io: *mut raw::RedisModuleIO) {
     // SAFETY: `io` by the caller; the texts are the server's to read, and the format has no arguments.
     unsafe {
         log::io_warning(io, "a state record could not be written down, so all that was being written is given up; the file before it stays");
@@ -98,8 +99,19 @@ unsafe fn record(io: *mut raw::RedisModuleIO, bytes: &[u8]) -> Result<Record, Da
     let mut record = decode(bytes, from_client, &mut node())?;
     // SAFETY: by the caller.
     unsafe {
+        let place = restore::place(io).filter(|_| record.member().place().is_some());
+        if let Some((db, name)) = place {
+            record.set_member(record.member().of_key(name.len()));
+            // Before anything is decided about it: what is decided is told.
+            if from_client && !is_elsewhere(db, name) {
+                restore::admit(db, name, &record)?;
+            }
+        }
         if !restore::obey(io, &mut record) && from_client {
             restore::decide(io, &mut record)?;
+        }
+        if let Some((db, name)) = place {
+            members::entered(&record, db, name);
         }
     }
     Ok(record)
@@ -121,10 +133,12 @@ fn decode(bytes: &[u8], from_client: bool, node: &mut Node) -> Result<Record, Da
             unpacked_max: UNPACKED_MAX,
         },
     };
-    let record = v1::decode_record(bytes, bounds, &mut node.interner).inspect_err(|_| {
+    let decoded = v1::decode_record(bytes, bounds, &mut node.interner).inspect_err(|_| {
         // The writers of a refused record are nobody's.
         node.interner.sweep();
-    })?;
+    });
+    let (mut record, share) = decoded?;
+    node.join(&mut record, share, 0);
     // What a client brings is no stamp of this node's own past.
     match from_client {
         true => node.observe(record.newest(), now),
@@ -142,11 +156,11 @@ pub unsafe extern "C" fn rewrite(
 ) {
     let written = guard::run(|| {
         failpoint::hit("rewrite");
-        let buffer = &mut node().scratch;
-        buffer.clear();
-        // SAFETY: as for `save`; the format says what follows: a string, bytes and their length.
+        // SAFETY: as for `save`.
+        let (node, record) = (&mut *node(), unsafe { &*value.cast::<Record>() });
+        let buffer = node.encoded(record);
+        // SAFETY: the format says what follows: a string, bytes and their length.
         unsafe {
-            v1::encode_record(&*value.cast::<Record>(), buffer);
             api!(RedisModule_EmitAOF)(
                 io,
                 c"MAOS.LOAD".as_ptr(),

@@ -19,7 +19,7 @@ use crate::edge::node::{node, now_us};
 ///
 /// # Safety
 /// `io` must be the server's, in its callback, which the bytes do not outlive.
-unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])> {
+pub unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])> {
     // SAFETY: by the caller.
     unsafe {
         let name = api!(RedisModule_GetKeyNameFromIO)(io);
@@ -101,4 +101,24 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
         Some(held) if was <= held.newest() => true,
         _ => was <= lineage::floor(),
     }
+}
+
+/// Whether a record that a client brings has room in its partition.
+///
+/// # Errors
+/// If it has not.
+pub fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
+    let ctx = lineage::context(db);
+    let name = Name::new(ctx, key);
+    // SAFETY: the context and the string outlive the key, which nobody else has open.
+    let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
+    let held = held.as_ref().ok().and_then(Key::record);
+    let replaced = held.filter(|h| h.member().place() == record.member().place());
+    let replaced = replaced.map_or(0, Record::charge);
+    // It may get one more version on top, with the same value.
+    let again = Record::recount(record, key.len()) + record.current().blob_len() + 256;
+    let again = again - record.charge();
+    node()
+        .admit_whole(record, again as u64, replaced as u64)
+        .map_err(|_| Damaged("its partition has no room for it"))
 }

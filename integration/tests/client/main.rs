@@ -9,6 +9,7 @@ mod edges;
 mod locks;
 mod lost;
 mod methods;
+mod partitions;
 mod proxy;
 mod tls;
 mod tool;

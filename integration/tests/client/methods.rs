@@ -9,8 +9,8 @@ use maos_client::{
 };
 use serde_json::json;
 
-use crate::config;
 use crate::harness::Server;
+use crate::{config, partitions};
 
 #[tokio::test]
 async fn every_method_works_in_resp2() {
@@ -34,6 +34,7 @@ async fn every_method(protocol: Protocol) {
     locks(&client).await;
     changed_where_they_are(&client).await;
     merged_and_in_one_step(&client).await;
+    partitions::made_shown_and_dropped(&client).await;
     called_commands(&server);
 }
 
@@ -396,7 +397,7 @@ async fn merged_and_in_one_step(client: &Client) {
 fn called_commands(server: &Server) {
     let stats = server.conn().info("commandstats");
     for spec in maos_core::wire::reference::COMMANDS {
-        let name = format!("cmdstat_{}", spec.name.to_ascii_lowercase());
+        let name = format!("cmdstat_{}", spec.full_name());
         let found = stats.keys().any(|key| key.eq_ignore_ascii_case(&name));
         assert!(found, "no method has called {}", spec.name);
     }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Server};
+use crate::harness::{eventually, Cluster, Server, PATIENCE};
 
 /// Runs the tool with some standard input.
 fn run(url: &str, args: &[&str], input: &[u8]) -> Output {
@@ -467,4 +467,327 @@ fn a_command_runs_while_its_lock_is_held() {
     let lost = lost.join().unwrap();
     assert_eq!(lost.status.code(), Some(4));
     assert!(text(&lost.stderr).contains("lock was lost"));
+}
+
+#[test]
+fn partitions_are_made_changed_shown_and_dropped() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let name = "partition:crew";
+    let line = "partition create partition:crew --bytes 100kb --type agent_dedicated --agent a1 \
+                --prefix crew: --prefix team: --ttl 7d --onfull evict --onconflict function:choose \
+                --history 7 --maxage 15m --maxvalue 9kb";
+    let create: Vec<_> = line.split_whitespace().collect();
+    let made = json(url, 0, &create);
+    let list = ["partition", "list"];
+    let got = json(url, 0, &list);
+    let wanted = serde_json::json!({
+        "name": name, "type": "agent_dedicated", "agent": "a1", "quota": 102_400, "used": 0,
+        "free": 102_400, "fullness": 0.0, "keys": 0, "used_here": 0, "keys_here": 0,
+        "high_water": 0, "refused": 0, "evicted": 0, "prefixes": ["crew:", "team:"],
+        "onfull": "evict", "onconflict": "function:choose", "history": 7, "max_age_ms": 900_000,
+        "max_value": 9216, "key_ttl_ms": 604_800_000, "expires_in_ms": null,
+        "version": made["version"], "time": made["time"], "audit": null,
+    });
+    assert_eq!(got, wanted);
+    assert!(expect(url, 4, &create).1.contains("EXISTS"));
+    let info = |args: &[&str]| json(url, 0, &[&["partition", "info", name], args].concat());
+    assert_eq!(info(&[]), wanted);
+
+    let alter = |args: &[&str]| json(url, 0, &[&["partition", "alter", name], args].concat());
+    alter(&[
+        "--type",
+        "shared_pool",
+        "--no-prefix",
+        "--ttl",
+        "0",
+        "--maxage",
+        "0",
+    ]);
+    alter(&[
+        "--maxvalue",
+        "0",
+        "--history",
+        "0",
+        "--onfull",
+        "reject",
+        "--onconflict",
+        "lww",
+    ]);
+    alter(&["--bytes", "10k"]);
+    let now = info(&[]);
+    assert_eq!(
+        (&now["type"], &now["agent"]),
+        (&Value::from("shared_pool"), &Value::Null)
+    );
+    assert_eq!(
+        (&now["quota"], &now["onfull"]),
+        (&Value::from(10_000), &Value::from("reject"))
+    );
+    assert_eq!(now["prefixes"], Value::Array(vec![]));
+    for none in ["key_ttl_ms", "max_age_ms", "max_value", "history"] {
+        assert_eq!(now[none], Value::Null, "{none}");
+    }
+
+    // What people see.
+    expect(url, 0, &["set", "crew:1", "v", "--partition", name]);
+    let (table, _) = expect(url, 0, &list);
+    let lines: Vec<_> = table.lines().collect();
+    assert!(
+        lines[0].starts_with("name            type         used  quota  full  keys"),
+        "{table}"
+    );
+    assert!(
+        lines[1].starts_with("partition:crew  shared_pool"),
+        "{table}"
+    );
+    assert!(lines[1].ends_with("9.8kb    1%     1"), "{table}");
+    let (shown, _) = expect(url, 0, &["partition", "info", name]);
+    for part in [
+        "10000 bytes (9.8kb)",
+        "shared_pool",
+        "none yet",
+        "those whose writes name it",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let audited = info(&["--audit"])["audit"].clone();
+    assert_eq!(
+        (&audited["keys"], &audited["drift"]),
+        (&Value::from(1), &Value::from(0))
+    );
+    let (shown, _) = expect(url, 0, &["partition", "info", name, "--audit"]);
+    assert!(shown.contains("by 1 key, as it was known"), "{shown}");
+    let (pool, _) = expect(url, 0, &["partition", "pool"]);
+    assert!(
+        pool.starts_with("pool  9.8kb of 10.0gb reserved (1%), 10.0gb free;"),
+        "{pool}"
+    );
+    assert_eq!(json(url, 0, &["partition", "pool"])["reserved"], 10_000);
+    expect(
+        url,
+        0,
+        &[
+            "partition",
+            "create",
+            "p:2",
+            "--bytes",
+            "1kb",
+            "--agent",
+            "a2",
+        ],
+    );
+    let of = |agent| expect(url, 0, &["partition", "list", "--agent", agent]).0;
+    assert!(of("a2").contains("p:2") && !of("a2").contains(name));
+    assert_eq!(of("a3"), "");
+
+    let drop = ["partition", "drop", name];
+    assert!(expect(url, 4, &drop).1.contains("EXISTS"));
+    let dropped = json(url, 0, &[&drop[..], &["--force"]].concat());
+    assert_eq!(dropped, serde_json::json!({"name": name, "keys": 1}));
+    assert!(expect(url, 4, &["partition", "info", name])
+        .1
+        .contains("NOTFOUND"));
+    let lasts = [
+        "partition",
+        "create",
+        "p:3",
+        "--bytes",
+        "1kb",
+        "--type",
+        "temporary",
+        "--ttl",
+        "1h",
+    ];
+    json(url, 0, &lasts);
+    let left = json(url, 0, &["partition", "info", "p:3"])["expires_in_ms"].as_u64();
+    assert!(left > Some(0) && left <= Some(3_600_000));
+}
+
+#[test]
+fn what_is_said_wrong_about_a_partition_is_told_before_anything_is_sent() {
+    // Nobody answers there.
+    let url = "redis://127.0.0.1:1/";
+    for (line, why) in [
+        ("create p --bytes 10xb", "500, 100kb, 10mb"),
+        ("create p --bytes 0", "holds nothing"),
+        ("create p", "--bytes"),
+        (
+            "create p --bytes 1 --type shared",
+            "shared_pool, agent_dedicated",
+        ),
+        ("create p --bytes 1 --onfull wait", "reject or evict"),
+        ("create p --bytes 1 --onconflict chance", "function:NAME"),
+        ("create p --bytes 1 --ttl soon", "90s"),
+        ("create p --bytes 1 --maxvalue 1.5mb", "100kb"),
+        ("alter p --prefix a --no-prefix", "cannot be used with"),
+        ("info p --wait 5s", "--audit"),
+        ("top --interval 0s", "90s"),
+        ("shrink p", "shrink"),
+    ] {
+        let args: Vec<_> = line.split(' ').collect();
+        let (_, err) = expect(url, 2, &[&["partition"], &args[..]].concat());
+        assert!(err.contains(why), "{line}: {err}");
+    }
+    let server = Server::start();
+    let line = "partition create p --bytes 1 --type persistent --agent a1";
+    let args: Vec<_> = line.split(' ').collect();
+    let (_, err) = expect(&server.url(), 2, &args);
+    assert!(err.contains("--agent goes with"), "{err}");
+    assert_eq!(server.conn().run("EXISTS p").int(), 0);
+}
+
+#[test]
+fn every_writing_command_takes_a_partition() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    let named = ["--partition", "partition:p"];
+    expect(
+        url,
+        0,
+        &["partition", "create", "partition:p", "--bytes", "1mb"],
+    );
+    let write = |args: &[&str]| expect(url, 0, &[args, &named].concat());
+    write(&["set", "k:1", "1"]);
+    write(&["cas", "k:2", "0", "1"]);
+    write(&["merge", "k:3", "0", "1"]);
+    write(&["patch", "k:4", "{}"]);
+    write(&["incr", "k:5"]);
+    let first = json(url, 0, &["set", "k:6", "1"])["version"].to_string();
+    write(&["rollback", "k:6", "--version", &first]);
+    let feed = |args: &[&str], input: &str| {
+        let output = run(url, &[args, &named].concat(), input.as_bytes());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    feed(&["txn"], "then set k:7 1\n");
+    feed(&["import"], "{\"key\":\"k:8\",\"value\":\"1\"}\n");
+    for n in 1..=8 {
+        let key = format!("k:{n}");
+        assert_eq!(
+            json(url, 0, &["get", &key])["partition"],
+            "partition:p",
+            "{key}"
+        );
+    }
+    let full = expect(url, 0, &["get", "k:1", "--full"]).0;
+    assert!(full.contains("partition:p"), "{full}");
+    write(&["del", "k:8"]);
+    assert_eq!(
+        json(url, 0, &["partition", "info", "partition:p"])["keys"],
+        8
+    );
+    let none = ["set", "k:9", "1", "--partition", "partition:none"];
+    assert!(expect(url, 4, &none).1.contains("NOTFOUND"));
+    assert_eq!(json(url, 0, &["set", "k:9", "1"])["applied"], true);
+    assert_eq!(json(url, 0, &["get", "k:9"])["partition"], Value::Null);
+    // A merge that leaves it to the partition does as that says.
+    let alter = ["partition", "alter", "partition:p", "--onconflict", "fww"];
+    expect(url, 0, &alter);
+    let merge = ["merge", "k:6", &first, "7", "--strategy", "partition"];
+    assert_eq!(json(url, 0, &merge)["how"], "kept");
+}
+
+#[test]
+fn the_fullest_partition_stands_on_top() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    for (name, prefix) in [("p:empty", "e:"), ("p:full", "f:"), ("p:half", "h:")] {
+        let args = [
+            "partition",
+            "create",
+            name,
+            "--bytes",
+            "10kb",
+            "--prefix",
+            prefix,
+        ];
+        expect(url, 0, &args);
+    }
+    expect(url, 0, &["set", "f:1", &"x".repeat(9000)]);
+    expect(url, 0, &["set", "h:1", &"x".repeat(4500)]);
+    expect(url, 4, &["set", "f:2", &"x".repeat(9000)]);
+    let (once, _) = expect(url, 0, &["partition", "top", "--once"]);
+    let lines: Vec<_> = once.lines().collect();
+    assert!(
+        lines[0].starts_with("pool  30.0kb of 10.0gb reserved"),
+        "{once}"
+    );
+    let names: Vec<_> = lines[2..].iter().map(|l| l.split(' ').next()).collect();
+    assert_eq!(names, ["name", "p:full", "p:half", "p:empty"].map(Some));
+    let words: Vec<_> = lines[3].split_whitespace().collect();
+    assert_eq!(words[3..], ["10.0kb", "88%", "1", "-", "1", "0"], "{once}");
+    assert!(
+        words[1].starts_with("####") && words[1].ends_with('.'),
+        "{once}"
+    );
+    assert!(
+        lines.iter().all(|line| line.chars().count() <= 80),
+        "{once}"
+    );
+    let seen = json(url, 0, &["partition", "top", "--once"]);
+    assert_eq!(seen["pool"]["reserved"], 30 * 1024);
+    assert_eq!(seen["partitions"][0]["name"], "p:full");
+    assert_eq!(seen["partitions"][0]["bytes_per_second"], Value::Null);
+}
+
+#[test]
+fn top_goes_on_until_it_is_interrupted() {
+    let server = Server::start();
+    let url = &server.url()[..];
+    expect(
+        url,
+        0,
+        &[
+            "partition",
+            "create",
+            "p:1",
+            "--bytes",
+            "1mb",
+            "--prefix",
+            "k:",
+        ],
+    );
+    let mut top = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .args([
+            "--url",
+            url,
+            "--json",
+            "partition",
+            "top",
+            "--interval",
+            "10ms",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut looks = BufReader::new(top.stdout.take().unwrap()).lines();
+    let mut look = || -> Value {
+        let line = looks.next().expect("it goes on").unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["partitions"][0].clone()
+    };
+    let first = look();
+    assert_eq!(
+        (&first["used"], &first["bytes_per_second"]),
+        (&Value::from(0), &Value::Null)
+    );
+    server
+        .conn()
+        .run(&format!("MAOS.SET k:1 {}", "x".repeat(1000)));
+    // What came since the look before is a rate once, and then it is none any more.
+    let mut grown = false;
+    eventually(PATIENCE, "a rate is shown", || {
+        let rate = look()["bytes_per_second"].as_f64();
+        let rose = rate > Some(0.0);
+        grown |= rose;
+        grown && rate == Some(0.0)
+    });
+    let pid = top.id().to_string();
+    assert!(Command::new("kill")
+        .args(["-INT", &pid])
+        .status()
+        .unwrap()
+        .success());
+    // The rest of what it wrote, that it does not stand still for want of a reader.
+    let _ = looks.last();
+    assert_eq!(top.wait().unwrap().code(), Some(0));
 }

@@ -4,10 +4,9 @@
 //! Integers are bincode varints (little-endian); `bytes` is a length and that many bytes.
 //!
 //! ```text
-//! record  = 1, sections, writers, [created, floor], versions, [lock], [fences]
-//! sections= one byte; bit 0: created and floor follow; bit 1: a lock does; bit 2: fences do; bit 3 is the
-//!           place of a partition, which this version refuses; all other bits 0. Where bit 0 is not set there is
-//!           one version and nothing else
+//! record  = 1, sections, writers, [created, floor], versions, [lock], [fences], [share]
+//! sections= one byte; bit 0: created and floor follow; bit 1: a lock does; bit 2: fences do; bit 3: a share
+//!           does; all other bits 0. Where bit 0 is not set there is one version and nothing else
 //! writers = count, then for each: author bytes, 0 | 1 and agent bytes
 //! versions= count, then for each, oldest first: index of its writer, blob bytes (see `record`); none where
 //!           there is a lock and nothing else
@@ -15,9 +14,19 @@
 //! mode    = one byte; bit 0 shared, 1 advisory
 //! holder  = owner bytes, token, end of the lease in ms, holds, 0 | 1 and note bytes
 //! fences  = count, then for each: name bytes, token
+//! share   = how, name bytes of a partition
+//! how     = one byte; bit 0 named by a write, 1 leaves with the partition
+//!
+//! define  = 1, class, what when full, parts, stamp, quota, history, max age in ms, max value, ttl of keys in ms,
+//!           [agent bytes], [strategy, name bytes of a function], count of prefixes, bytes of each
+//! class   = one byte: 0 shared pool, 1 dedicated to an agent, 2 temporary, 3 persistent
+//! full    = one byte: 0 reject, 1 evict
+//! parts   = one byte; bit 0 agent, 1 strategy
 //!
 //! fact    = 1, kind, parts, stamp, author bytes, [agent bytes], [meta bytes], [reqid bytes],
-//!           [expires at], [drops for each key], [fence: name bytes, token], [time in ms]
+//!           [expires at], [drops for each key], [fence: name bytes, token], [time in ms], [home for each key]
+//! kind    = one byte; bit 7: homes follow
+//! home    = one byte; 0 stays, 1 no partition, 4 and how: name bytes follow
 //! parts   = one byte; bit 0 agent, 1 meta, 2 reqid, 3 expiry cleared, 4 expires at, 5 drops, 6 fence, 7 time
 //! turn    = count of tokens that hold no longer, these, 0 | 1 and mode, holder
 //! ```
@@ -34,11 +43,15 @@ use smallvec::SmallVec;
 use super::{Damaged, Reader, Writer};
 use crate::change::{Change, Expiry, Kind, Write};
 use crate::config::{
-    AGENT_MAX, AUTHOR_MAX, FENCES_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX, HOLDERS_MAX, META_MAX,
-    NOTE_MAX, OWNER_MAX, REQID_MAX,
+    AGENT_MAX, AUTHOR_MAX, FENCES_MAX, FUNCTION_MAX, HARD_VALUE_MAX, HARD_VERSIONS_MAX,
+    HOLDERS_MAX, META_MAX, NOTE_MAX, OWNER_MAX, PARTITION_NAME_MAX, PREFIXES_MAX, PREFIX_MAX,
+    REQID_MAX,
 };
 use crate::lock::{Guard, Holder, Mode, Turn};
+use crate::partition::{Conflict, Definition, Home, Place};
 use crate::record::{Record, Version};
+use crate::wire::partition::{Class, OnFull};
+use crate::wire::update::Strategy;
 use crate::{json, Interner, Stamp, Who};
 
 /// The number of this encoding, in the first byte of all it writes and in the RDB type.
@@ -47,7 +60,11 @@ pub const ENCODING: u8 = 1;
 const HAS_PAST: u8 = 1;
 const HAS_LOCK: u8 = 2;
 const HAS_FENCES: u8 = 4;
-const LATER_SECTIONS: u8 = 0b1000;
+const HAS_SHARE: u8 = 8;
+
+const CHOSEN: u8 = 1;
+const DIES: u8 = 2;
+const NAMED: u8 = 4;
 
 /// Bounds on a record that is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -69,20 +86,63 @@ impl Bounds {
     };
 }
 
-/// Appends the encoding of a record.
-pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
+/// The partition that a record names: as it is written down, by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// Named by a write, not by a prefix.
+    pub chosen: bool,
+    /// Leaves with the partition.
+    pub dies: bool,
+}
+
+impl<'a> Share<'a> {
+    /// That of a record whose partition has this name.
+    pub fn of(record: &Record, name: Option<&'a [u8]>) -> Option<Share<'a>> {
+        let member = record.member();
+        name.filter(|_| member.place().is_some()).map(|name| Share {
+            name,
+            chosen: member.is_chosen(),
+            dies: member.dies(),
+        })
+    }
+
+    fn how(self) -> u8 {
+        u8::from(self.chosen) * CHOSEN + u8::from(self.dies) * DIES
+    }
+
+    fn decode(how: u8, r: &mut Reader<'a>) -> Result<Share<'a>, Damaged> {
+        let name = r.bytes()?;
+        if how & !(CHOSEN | DIES) != 0 || name.is_empty() || name.len() > PARTITION_NAME_MAX {
+            return Err(Damaged(
+                "a partition with no name, one too long, or of an unknown kind",
+            ));
+        }
+        Ok(Share {
+            name,
+            chosen: how & CHOSEN != 0,
+            dies: how & DIES != 0,
+        })
+    }
+}
+
+/// Appends the encoding of a record, which names this partition.
+pub fn encode_record(record: &Record, share: Option<Share<'_>>, out: &mut Vec<u8>) {
     let w = &mut Writer(out);
     w.byte(ENCODING);
     let guard = record.guard();
     let plain = record.len() == 1
         && guard.is_none()
+        && share.is_none()
         && record.floor() == Stamp::NONE
         && record.created() == record.current().stamp();
     let bit = |present: bool, bit: u8| if present { bit } else { 0 };
     w.byte(
         bit(!plain, HAS_PAST)
             | bit(guard.is_some_and(|g| !g.holders.is_empty()), HAS_LOCK)
-            | bit(guard.is_some_and(|g| !g.fences.is_empty()), HAS_FENCES),
+            | bit(guard.is_some_and(|g| !g.fences.is_empty()), HAS_FENCES)
+            | bit(share.is_some(), HAS_SHARE),
     );
     if plain {
         // Nearly all records, when there are many.
@@ -106,7 +166,16 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
         w.number(at as u64);
         w.bytes(v.blob());
     }
-    let Some(guard) = guard else { return };
+    if let Some(guard) = guard {
+        encode_guard(guard, w);
+    }
+    if let Some(share) = share {
+        w.byte(share.how());
+        w.bytes(share.name);
+    }
+}
+
+fn encode_guard(guard: &Guard, w: &mut Writer<'_>) {
     if !guard.holders.is_empty() {
         w.byte(mode_byte(guard.mode));
         w.number(guard.holders.len() as u64);
@@ -121,6 +190,118 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
             w.number(*token);
         }
     }
+}
+
+/// The encoding of a definition.
+pub fn encode_definition(d: &Definition) -> Vec<u8> {
+    let mut out = Vec::new();
+    let w = &mut Writer(&mut out);
+    let parts = u8::from(d.agent.is_some()) | u8::from(d.on_conflict.is_some()) << 1;
+    w.0.extend_from_slice(&[ENCODING, d.class.place() as u8, d.on_full as u8, parts]);
+    for n in [
+        d.stamp.0,
+        d.quota,
+        d.history,
+        d.max_age_ms,
+        d.max_value,
+        d.key_ttl_ms,
+    ] {
+        w.number(n);
+    }
+    if let Some(agent) = &d.agent {
+        w.bytes(agent);
+    }
+    if let Some(conflict) = &d.on_conflict {
+        w.byte(conflict.place as u8);
+        w.bytes(&conflict.function);
+    }
+    w.number(d.prefixes.len() as u64);
+    d.prefixes.iter().for_each(|prefix| w.bytes(prefix));
+    out
+}
+
+/// Decodes a definition. Total, as [`decode_record`].
+///
+/// # Errors
+/// [`Damaged`], naming the first thing that is wrong.
+pub fn decode_definition(bytes: &[u8]) -> Result<Definition, Damaged> {
+    let r = &mut Reader::new(bytes);
+    if r.byte()? != ENCODING {
+        return Err(Damaged("the encoding of a definition is not 1"));
+    }
+    let class =
+        Class::at(r.byte()?.into()).ok_or(Damaged("a type that only a later version knows"))?;
+    let on_full = match r.byte()? {
+        0 => OnFull::Reject,
+        1 => OnFull::Evict,
+        _ => return Err(Damaged("a policy that only a later version knows")),
+    };
+    let parts = r.byte()?;
+    if parts > 3 {
+        return Err(Damaged("unknown parts of a definition"));
+    }
+    let mut d = Definition {
+        stamp: Stamp(r.number()?),
+        quota: r.number()?,
+        class,
+        agent: None,
+        prefixes: vec![],
+        on_full,
+        on_conflict: None,
+        history: r.number()?,
+        max_age_ms: r.number()?,
+        max_value: r.number()?,
+        key_ttl_ms: r.number()?,
+    };
+    let most = i64::MAX as u64 / 4;
+    if d.stamp == Stamp::NONE || d.stamp > Stamp::MAX || d.quota == 0 || d.quota > Stamp::MAX.0 {
+        return Err(Damaged("a definition with an impossible version or quota"));
+    }
+    if d.history >= HARD_VERSIONS_MAX
+        || d.max_value > HARD_VALUE_MAX
+        || d.max_age_ms > most / 500
+        || d.key_ttl_ms > most
+    {
+        return Err(Damaged("a definition with an impossible bound"));
+    }
+    if parts & 1 != 0 {
+        let agent = r.bytes()?;
+        if agent.is_empty() || agent.len() > AGENT_MAX {
+            return Err(Damaged("an agent with no name, or one too long"));
+        }
+        d.agent = Some(agent.into());
+    }
+    if (class == Class::AgentDedicated) != d.agent.is_some() {
+        return Err(Damaged(
+            "a dedicated partition has an agent, and no other has",
+        ));
+    }
+    if parts & 2 != 0 {
+        let (place, function) = (usize::from(r.byte()?), r.bytes()?);
+        let is_function = place == Strategy::WORDS.len() - 1;
+        if place >= Strategy::WORDS.len()
+            || function.is_empty() == is_function
+            || function.len() > FUNCTION_MAX
+        {
+            return Err(Damaged("a strategy that only a later version knows"));
+        }
+        d.on_conflict = Some(Conflict {
+            place,
+            function: function.into(),
+        });
+    }
+    for _ in 0..r.count(PREFIXES_MAX as u64)? {
+        let prefix = r.bytes()?;
+        if prefix.is_empty()
+            || prefix.len() > PREFIX_MAX
+            || d.prefixes.iter().any(|p| **p == *prefix)
+        {
+            return Err(Damaged("a prefix that is empty, too long, or there twice"));
+        }
+        d.prefixes.push(prefix.into());
+    }
+    r.end()?;
+    Ok(d)
 }
 
 fn mode_byte(mode: Mode) -> u8 {
@@ -290,24 +471,21 @@ fn writers(record: &Record) -> (SmallVec<[&Who; 4]>, SmallVec<[usize; 8]>) {
 ///
 /// # Errors
 /// [`Damaged`], naming the first thing that is wrong.
-pub fn decode_record(
-    bytes: &[u8],
+pub fn decode_record<'b>(
+    bytes: &'b [u8],
     bounds: Bounds,
     interner: &mut Interner,
-) -> Result<Record, Damaged> {
+) -> Result<(Record, Option<Share<'b>>), Damaged> {
     let r = &mut Reader::new(bytes);
     if r.byte()? != ENCODING {
         return Err(Damaged("the encoding is not 1"));
     }
     let sections = r.byte()?;
-    if sections & LATER_SECTIONS != 0 {
+    if sections & !(HAS_PAST | HAS_LOCK | HAS_FENCES | HAS_SHARE) != 0 {
         return Err(Damaged("it has parts that only a later version knows"));
     }
-    if sections & !(HAS_PAST | HAS_LOCK | HAS_FENCES) != 0 {
-        return Err(Damaged("unknown sections"));
-    }
     if sections & HAS_PAST == 0 && sections != 0 {
-        return Err(Damaged("a lock or a fence without a past"));
+        return Err(Damaged("a lock, a fence or a share without a past"));
     }
     let mut unpack = bounds.unpacked_max;
     if sections & HAS_PAST == 0 {
@@ -321,7 +499,7 @@ pub fn decode_record(
         }
         let version = decode_version(r.bytes()?, &who, bounds, &mut unpack)?;
         r.end()?;
-        return Ok(Record::of(version));
+        return Ok((Record::of(version), None));
     }
     let mut writers = Vec::new();
     for _ in 0..r.count(HARD_VERSIONS_MAX)? {
@@ -337,7 +515,10 @@ pub fn decode_record(
         decode_version(r.bytes()?, who, bounds, &mut unpack)
     });
     let record = match count {
-        0 if created == Stamp::NONE && floor == Stamp::NONE && sections == HAS_PAST | HAS_LOCK => {
+        0 if created == Stamp::NONE
+            && floor == Stamp::NONE
+            && sections & !HAS_SHARE == HAS_PAST | HAS_LOCK =>
+        {
             Some(Record::bare(interner.get(b"", None).clone()))
         }
         _ => Record::from_parts(created, floor, versions)?,
@@ -346,8 +527,12 @@ pub fn decode_record(
     if sections & (HAS_LOCK | HAS_FENCES) != 0 {
         record.set_guard(decode_guard(r, sections, bounds.newest)?);
     }
+    let share = match sections & HAS_SHARE {
+        0 => None,
+        _ => Some(Share::decode(r.byte()?, r)?),
+    };
     r.end()?;
-    Ok(record)
+    Ok((record, share))
 }
 
 fn decode_who(r: &mut Reader<'_>, interner: &mut Interner) -> Result<Arc<Who>, Damaged> {
@@ -404,6 +589,11 @@ const HAS_DROPS: u8 = 32;
 const HAS_FENCE: u8 = 64;
 const HAS_TIME: u8 = 128;
 
+/// In the byte of the kind.
+const HAS_HOMES: u8 = 128;
+const STAYS: u8 = 0;
+const LEAVES: u8 = 1;
+
 /// Appends the fact of a change: all of it but keys and values.
 pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
     let drops = change.writes.iter().any(|w| w.drops > 0);
@@ -419,8 +609,9 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
             Expiry::Clear => CLEARS,
             Expiry::At(_) => EXPIRES,
         };
+    let homes = bit(change.writes.iter().any(|w| w.home.is_some()), HAS_HOMES);
     let w = &mut Writer(out);
-    w.0.extend_from_slice(&[ENCODING, change.kind as u8, parts]);
+    w.0.extend_from_slice(&[ENCODING, change.kind as u8 | homes, parts]);
     w.number(change.stamp.0);
     w.bytes(&change.who.author);
     if parts & (HAS_AGENT | HAS_META | HAS_REQID) != 0 {
@@ -446,9 +637,51 @@ pub fn encode_fact(change: &Change<'_>, out: &mut Vec<u8>) {
     if let Some(ms) = change.time_ms {
         w.number(ms);
     }
+    if homes != 0 {
+        for write in &change.writes {
+            encode_home(write.home.as_deref(), w);
+        }
+    }
 }
 
-/// Decodes a change from its fact and the keys and values beside it.
+#[cold]
+fn encode_home(home: Option<&Home>, w: &mut Writer<'_>) {
+    let Some(home) = home else {
+        return w.byte(STAYS);
+    };
+    match &home.name {
+        None => w.byte(LEAVES),
+        Some(name) => {
+            let share = Share {
+                name,
+                chosen: home.chosen,
+                dies: home.dies,
+            };
+            w.byte(NAMED | share.how());
+            w.bytes(name);
+        }
+    }
+}
+
+fn decode_home(r: &mut Reader<'_>) -> Result<Option<Box<Home>>, Damaged> {
+    Ok(match r.byte()? {
+        STAYS => None,
+        LEAVES => Some(Box::new(Home::NONE)),
+        how if how & NAMED != 0 => {
+            let share = Share::decode(how & !NAMED, r)?;
+            Some(Box::new(Home {
+                name: Some(share.name.into()),
+                place: Place::NONE,
+                chosen: share.chosen,
+                dies: share.dies,
+            }))
+        }
+        _ => return Err(Damaged("a home that only a later version knows")),
+    })
+}
+
+/// Decodes a change from its fact and the keys and values beside it. Its homes have names, and no places yet:
+/// [`Directory::bind`](crate::partition::Directory::bind) gives them those.
 ///
 /// # Errors
 /// [`Damaged`] if the fact is not one, or does not fit the number of keys.
@@ -461,12 +694,15 @@ pub fn decode_fact<'a>(
     if r.byte()? != ENCODING {
         return Err(Damaged("the fact's encoding is not 1"));
     }
-    let kind = match r.byte()? {
+    let kind = r.byte()?;
+    let homes = kind & HAS_HOMES != 0;
+    let kind = match kind & !HAS_HOMES {
         1 => Kind::Set,
         2 => Kind::Delete,
         3 => Kind::Rollback,
         4 => Kind::Trim,
         5 => Kind::Lock,
+        6 => Kind::Move,
         _ => return Err(Damaged("a kind of change that only a later version knows")),
     };
     let parts = r.byte()?;
@@ -474,7 +710,7 @@ pub fn decode_fact<'a>(
         return Err(Damaged("unknown parts of a fact"));
     }
     let stamp = Stamp(r.number()?);
-    if stamp > Stamp::MAX || (stamp == Stamp::NONE) != (kind == Kind::Trim) {
+    if stamp > Stamp::MAX || (stamp == Stamp::NONE) != matches!(kind, Kind::Trim | Kind::Move) {
         return Err(Damaged("a fact with an impossible stamp"));
     }
     let author = r.bytes()?;
@@ -519,6 +755,7 @@ pub fn decode_fact<'a>(
             value: Cow::Borrowed(value),
             drops: usize::try_from(drops).unwrap_or(usize::MAX),
             turn,
+            home: None,
         });
     }
     if parts & HAS_FENCE != 0 {
@@ -528,6 +765,11 @@ pub fn decode_fact<'a>(
     }
     if parts & HAS_TIME != 0 {
         change.time_ms = Some(r.number()?);
+    }
+    if homes {
+        for write in &mut change.writes {
+            write.home = decode_home(r)?;
+        }
     }
     r.end()?;
     Ok(change)

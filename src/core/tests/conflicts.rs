@@ -133,7 +133,7 @@ fn the_time_that_a_writer_gave_is_part_of_what_it_wrote() {
     assert_ne!(one, other);
     let told = |record| {
         let mut told = Told::default();
-        maos_core::digest::show(record, &mut told);
+        maos_core::digest::show(record, None, &mut told);
         told
     };
     assert_ne!(told(&one), told(&other));
@@ -185,7 +185,7 @@ fn a_retry_is_told_what_was_done() {
 
 fn joined(question: &Question<'_>) -> Result<Vec<u8>, Refusal> {
     let [base, theirs, mine] = [0, 1, 2].map(|n| String::from_utf8_lossy(&question.values[n]));
-    match question.function {
+    match &*question.function {
         b"join" => Ok(format!("[{base},{theirs},{mine}]").into_bytes()),
         b"text" => Ok(b"no json".to_vec()),
         b"theirs" => Ok(question.values[1].clone()),

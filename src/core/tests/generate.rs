@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use maos_core::generate::Generator;
 use maos_core::model::Model;
 use maos_core::wire::reference::COMMANDS;
-use maos_core::wire::{Tok, Value};
+use maos_core::wire::{spec::Toks, Tok, Value};
 use maos_core::Code;
 
 const START_US: u64 = 1_790_000_000_000_000;
@@ -31,7 +31,14 @@ fn every_command_is_applied_lost_refused_and_every_option_taken() {
     let mut taken: HashMap<String, HashSet<&str>> = HashMap::new();
     let (mut ran, mut refused) = (0, HashSet::new());
     converse(7, 60_000, |request, outcome| {
-        let name = String::from_utf8_lossy(&request[0]).to_ascii_uppercase();
+        let word = |n: usize| {
+            let word = request.get(n).map_or(&[][..], |w| w);
+            String::from_utf8_lossy(word).to_ascii_uppercase()
+        };
+        let name = match word(0).as_str() {
+            "MAOS.PARTITION" => format!("MAOS.PARTITION {}", word(1)),
+            name => name.to_owned(),
+        };
         let seen = taken.entry(name).or_default();
         match outcome {
             Err(code) => {
@@ -42,7 +49,7 @@ fn every_command_is_applied_lost_refused_and_every_option_taken() {
                 ran += 1;
                 let words = request
                     .iter()
-                    .filter_map(|w| Tok::among(u64::MAX >> (64 - Tok::ALL.len()), w));
+                    .filter_map(|w| Tok::among(Toks::MAX >> (128 - Tok::ALL.len()), w));
                 seen.extend(words.map(Tok::word));
                 let lost = matches!(&reply, Value::Array(a) if a.first() == Some(&Value::Int(0)));
                 seen.insert(if lost { "lost" } else { "applied" });

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use maos_core::codec::v1::{decode_fact, decode_record, encode_record, Bounds};
-use maos_core::model::Model;
+use maos_core::codec::v1::{
+    decode_definition, decode_fact, decode_record, encode_definition, encode_record, Bounds,
+};
+use maos_core::model::{Defined, Model};
 use maos_core::record::Record;
 use maos_core::Interner;
 
@@ -105,13 +107,51 @@ fn timed() -> Model {
     m
 }
 
+/// Keys that partitions are charged with.
+fn shared() -> Model {
+    let mut m = Model::at(1_790_000_000_000_000);
+    for line in [
+        "MAOS.PARTITION CREATE p BYTES 5000 PREFIX a: TYPE agent_dedicated AGENT planner ONFULL evict",
+        "MAOS.PARTITION CREATE q BYTES 5000 TYPE temporary TTL 90000000 ONCONFLICT function f HISTORY 3 MAXAGE 7 MAXVALUE 9",
+        "MAOS.PARTITION CREATE r BYTES 5000 PREFIX b PREFIX b:c TYPE persistent TTL 3 ONCONFLICT merge",
+        "MAOS.SET a:1 v BY planner",
+        "MAOS.SET a:1 w",
+        "MAOS.SET x v PARTITION q",
+        "MAOS.LOCK b:c:d owner 60000",
+        "MAOS.MSET 2 a:2 1 y 2",
+        "MAOS.SET x w PARTITION p",
+        "MAOS.SET a:1 v PARTITION q FENCE zk 7",
+        "MAOS.PARTITION DROP p FORCE",
+        "MAOS.SET a:2 3",
+    ] {
+        m.now_us += 1_000_000;
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        m.run(&words).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+    m
+}
+
+fn definitions(m: &Model) -> Vec<String> {
+    let defined = m.defined().iter();
+    let line = |(name, d): (&Vec<u8>, &Defined)| {
+        format!(
+            "{} {}",
+            name.escape_ascii(),
+            hex(&encode_definition(&d.definition))
+        )
+    };
+    let mut lines: Vec<_> = defined.map(line).collect();
+    lines.sort();
+    lines
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn encoded(record: &Record) -> Vec<u8> {
+fn encoded(m: &Model, record: &Record) -> Vec<u8> {
     let mut out = vec![];
-    encode_record(record, &mut out);
+    encode_record(record, m.share(record), &mut out);
     out
 }
 
@@ -141,7 +181,7 @@ fn records(m: &Model) -> Vec<String> {
     let mut lines: Vec<_> = m
         .keys()
         .iter()
-        .map(|(key, held)| format!("{} {}", key.escape_ascii(), hex(&encoded(&held.record))))
+        .map(|(key, held)| format!("{} {}", key.escape_ascii(), hex(&encoded(m, &held.record))))
         .collect();
     lines.sort();
     lines
@@ -162,6 +202,7 @@ fn records_are_encoded_as_they_were() {
     frozen("record-v1.txt", &records(&sample()));
     frozen("record-v1-locks.txt", &records(&locked()));
     frozen("record-v1-times.txt", &records(&timed()));
+    frozen("record-v1-shares.txt", &records(&shared()));
 }
 
 #[test]
@@ -169,6 +210,28 @@ fn facts_are_encoded_as_they_were() {
     frozen("fact-v1.txt", &facts(&sample()));
     frozen("fact-v1-locks.txt", &facts(&locked()));
     frozen("fact-v1-times.txt", &facts(&timed()));
+    frozen("fact-v1-shares.txt", &facts(&shared()));
+}
+
+#[test]
+fn definitions_are_encoded_as_they_were() {
+    let m = shared();
+    frozen("definition-v1.txt", &definitions(&m));
+    let kept = std::fs::read_to_string(golden("definition-v1.txt")).unwrap();
+    for line in kept.lines() {
+        let (name, bytes) = line.split_once(' ').unwrap();
+        let definition = decode_definition(&unhex(bytes)).unwrap();
+        assert_eq!(definition, m.defined()[name.as_bytes()].definition);
+        let bytes = unhex(bytes);
+        for at in 0..bytes.len() {
+            assert!(decode_definition(&bytes[..at]).is_err(), "cut at {at}");
+        }
+        for at in 0..4 {
+            let mut later = bytes.clone();
+            later[at] = 200;
+            assert!(decode_definition(&later).is_err(), "{at}");
+        }
+    }
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -182,14 +245,18 @@ fn frozen_records_and_facts_still_load() {
     still_load(&sample(), "record-v1.txt", "fact-v1.txt");
     still_load(&locked(), "record-v1-locks.txt", "fact-v1-locks.txt");
     still_load(&timed(), "record-v1-times.txt", "fact-v1-times.txt");
+    still_load(&shared(), "record-v1-shares.txt", "fact-v1-shares.txt");
 }
 
 fn still_load(m: &Model, records: &str, facts: &str) {
     let records = std::fs::read_to_string(golden(records)).unwrap();
     for line in records.lines() {
         let (key, bytes) = line.split_once(' ').unwrap();
-        let record = decode_record(&unhex(bytes), Bounds::HARD, &mut Interner::default()).unwrap();
-        assert_eq!(record, m.keys()[key.as_bytes()].record, "{key}");
+        let bytes = unhex(bytes);
+        let (record, share) =
+            decode_record(&bytes, Bounds::HARD, &mut Interner::default()).unwrap();
+        let kept = &m.keys()[key.as_bytes()].record;
+        assert_eq!((&record, share), (kept, m.share(kept)), "{key}");
     }
     let mut replica = Model::at(0);
     let facts = std::fs::read_to_string(golden(facts)).unwrap();
@@ -198,7 +265,9 @@ fn still_load(m: &Model, records: &str, facts: &str) {
         replica.receive(&message).unwrap();
     }
     for (key, held) in m.keys() {
-        assert_eq!(held.record, replica.keys()[key].record);
+        let told = &replica.keys()[key].record;
+        assert_eq!(&held.record, told);
+        assert_eq!(m.share(&held.record), replica.share(told));
     }
 }
 
@@ -206,8 +275,8 @@ fn still_load(m: &Model, records: &str, facts: &str) {
 fn what_a_later_version_writes_is_refused() {
     let mut i = Interner::default();
     let m = sample();
-    let plain = encoded(&m.keys()[&b"plain"[..]].record);
-    for (at, b) in [(0, 2), (1, 2), (1, 4), (1, 8), (1, 128)] {
+    let plain = encoded(&m, &m.keys()[&b"plain"[..]].record);
+    for (at, b) in [(0, 2), (1, 2), (1, 4), (1, 8), (1, 16), (1, 128)] {
         let mut later = plain.clone();
         later[at] = b;
         assert!(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use maos_core::config::{self, LEASE_MAX_MS};
 use maos_core::wire::lock::*;
+use maos_core::wire::partition::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
@@ -39,6 +40,7 @@ fn entries_are_consistent() {
             "{name}"
         );
         let least = 1
+            + usize::from(s.names().1.is_some())
             + s.args.iter().map(fewest).sum::<usize>()
             + s.options
                 .iter()
@@ -48,7 +50,9 @@ fn entries_are_consistent() {
         assert_eq!(s.arity.unsigned_abs() as usize, least, "{name}: arity");
         let exact = s.all_args().all(|a| !a.optional && !a.multiple);
         assert_eq!(s.arity > 0, exact, "{name}: exact arity");
-        let key_first = matches!(s.args[0].kind, ArgKind::Key);
+        let first = s.args.first().map(|a| a.kind);
+        let key_first = matches!(first, Some(ArgKind::Key));
+        assert_eq!(s.keys == Keys::None, first.is_none(), "{name}: key spec");
         assert_eq!(
             matches!(s.keys, Keys::One(_)),
             key_first,
@@ -81,11 +85,11 @@ fn usage_lines_are_in_the_notation_of_redis() {
     );
     assert_eq!(
         of("MAOS.MSET"),
-        "MAOS.MSET numkeys key value [key value ...] [BY agent] [META json] [REQID id] [TOKEN token [TOKEN token ...]] [FENCE name number]"
+        "MAOS.MSET numkeys key value [key value ...] [BY agent] [META json] [REQID id] [TOKEN token [TOKEN token ...]] [FENCE name number] [PARTITION partition]"
     );
     assert_eq!(
         of("MAOS.ROLLBACK"),
-        "MAOS.ROLLBACK key <VERSION version | AT unix-time-milliseconds> [BY agent] [META json] [REQID id] [IFVERSION version] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] [TOKEN token] [FENCE name number]"
+        "MAOS.ROLLBACK key <VERSION version | AT unix-time-milliseconds> [BY agent] [META json] [REQID id] [IFVERSION version] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] [TOKEN token] [FENCE name number] [PARTITION partition]"
     );
 }
 
@@ -106,7 +110,9 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Pointer => out.push(b"/a".to_vec()),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
         ArgKind::Key | ArgKind::KeyAgain => out.push(b"key".to_vec()),
-        ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner => out.push(b"text".to_vec()),
+        ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner | ArgKind::Partition => {
+            out.push(b"text".to_vec());
+        }
         ArgKind::NumKeys => out.push(b"1".to_vec()),
         ArgKind::Integer(..)
         | ArgKind::Version
@@ -192,6 +198,7 @@ type Owned = (
     Expire,
     Vec<Stamp>,
     Option<(Vec<u8>, u64)>,
+    Option<Vec<u8>>,
 );
 
 fn options() -> impl Strategy<Value = Owned> {
@@ -212,6 +219,7 @@ fn options() -> impl Strategy<Value = Owned> {
         expire,
         tokens,
         fence,
+        of(text()),
     )
 }
 
@@ -228,6 +236,7 @@ fn lent(o: &Owned) -> WriteOptions<'_> {
         expire: o.4,
         tokens: o.5.iter().copied().collect(),
         fence: o.6.as_ref().map(|(name, token)| (&name[..], *token)),
+        partition: o.7.as_deref(),
     }
 }
 
@@ -284,11 +293,30 @@ proptest! {
         same(&r, &r.encode());
         let r = Locks { key };
         same(&r, &r.encode());
+        let longer = [key, b"+"].concat();
         for strategy in [update::Strategy::Reject, update::Strategy::Lww, update::Strategy::Fww, update::Strategy::Merge, update::Strategy::Function(value)] {
             let options = WriteOptions { if_version: None, tokens: [token].into_iter().collect(), ..origin.clone() };
-            let r = Merge { key, base: version, value, strategy, ts: flags[0].then_some(ms), options };
+            let r = Merge { key, base: version, value, strategy: Some(strategy), ts: flags[0].then_some(ms), options };
+            same(&r, &r.encode());
+            let terms = Terms {
+                bytes: Some(1 + ms), class: Class::at(n.unsigned_abs() as usize % 5), agent: o.0.as_deref(),
+                prefixes: flags[0].then(|| vec![key, &longer]), ttl_ms: flags[1].then_some(ms), on_full: flags[2].then_some(OnFull::Evict),
+                on_conflict: flags[0].then_some(strategy), history: flags[1].then_some(7), max_age_ms: flags[2].then_some(ms), max_value: flags[0].then_some(9),
+            };
+            let r = PartitionCreate { name: value, terms: terms.clone() };
+            same(&r, &r.encode());
+            let prefixes = if flags[2] { Some(vec![]) } else { terms.prefixes.clone() };
+            let r = PartitionAlter { name: value, terms: Terms { prefixes, ..terms } };
             same(&r, &r.encode());
         }
+        let r = PartitionDrop { name: key, force: flags[0] };
+        same(&r, &r.encode());
+        let r = PartitionInfo { name: key, audit: flags[0] };
+        same(&r, &r.encode());
+        let r = PartitionList { agent: o.0.as_deref() };
+        same(&r, &r.encode());
+        let r = PartitionPool::default();
+        same(&r, &r.encode());
         let mut all: Vec<&[u8]> = keys.iter().map(|(k, _, _)| &k[..]).collect();
         all.sort_unstable();
         all.dedup();
@@ -338,7 +366,7 @@ proptest! {
         both(RenewReply(n));
         let full = || GetReply::Full(Box::new(Full {
             value: bytes(), version, created: version, author: bytes(), agent: agent(), metadata: metadata(),
-            ttl_ms: ttl, bytes: n, versions: n, lock: flags[0].then(locks),
+            ttl_ms: ttl, bytes: n, versions: n, lock: flags[0].then(locks), partition: agent(),
         }));
         both(GetReply::Absent);
         both(GetReply::Value(bytes()));
@@ -355,6 +383,17 @@ proptest! {
             both(MergeReply::Applied(version, how));
         }
         let lost = Lost { version, value: Some(bytes()), author: Some(bytes()), agent: agent() };
+        let partition = || PartitionReply {
+            name: bytes(), class: Class::Temporary, agent: agent(), quota: n, used: n, keys: n, used_here: n, keys_here: n, high_water: n, refused: n,
+            evicted: n, prefixes: vec![bytes(), bytes()], on_full: OnFull::Evict, on_conflict: metadata(), history: n, max_age_ms: n, max_value: n,
+            key_ttl_ms: n, ttl_ms: ttl, version,
+            audit: flags[0].then_some(AuditReply { running: flags[1], bytes: n, keys: n, drift: -ttl, ended_ms: n }),
+        };
+        both(partition());
+        both(PartitionsReply(vec![partition(), partition()]));
+        both(PoolReply { bytes: n, reserved: n, free: n, used: n, keys: n, partitions: n });
+        both(DefinedReply(version));
+        both(DroppedReply(n));
         both(MergeReply::Lost(lost, vec!["/a/b".into(), String::new()]));
         both(TxnReply {
             held: flags[0], version,

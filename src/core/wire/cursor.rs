@@ -1,6 +1,6 @@
 //! Walks over arguments, with the table in hand.
 
-use super::spec::{parse_count, Rules, Tok};
+use super::spec::{parse_count, Rules, Tok, Toks};
 use crate::config::{AGENT_MAX, KEYS_MAX, META_MAX, REQID_MAX};
 use crate::refusal::Quoted;
 use crate::{Code, Refusal, Stamp};
@@ -10,7 +10,7 @@ pub struct Cursor<'c, 'a> {
     rules: &'static Rules,
     args: &'c [&'a [u8]],
     at: usize,
-    seen: u64,
+    seen: Toks,
 }
 
 impl<'c, 'a> Cursor<'c, 'a> {

@@ -70,7 +70,7 @@ impl<'a> Request<'a> for Lock<'a> {
             Arg::option(Tok::Advisory, "advisory", ArgKind::Word, "refuse no write: who looks at the lock keeps to it"),
         ]],
         reply: "`[token, expires-at-ms]`, or null if somebody else holds it or waits for it, and with WAIT if it was not had in time; DEADLOCK if waiting would never end. An owner that holds it already gets the same token, a lease that ends no earlier, and one more hold; held alone, a shared lock becomes exclusive. While the lock is held exclusively and not advisory, writes need its TOKEN.",
-        refusals: &[Code::Limit, Code::Deadlock],
+        refusals: &[Code::Limit, Code::Deadlock, Code::Quota],
         examples: "
 > MAOS.LOCK app:plan worker-1 30000 NOTE rebuild
 < [$token, *]
@@ -179,7 +179,7 @@ impl<'a> Request<'a> for MLock<'a> {
         args: &[NUMKEYS, KEY.many(), OWNER, TTL],
         options: &[&[WAIT, NOTE]],
         reply: "`[[token, ...], expires-at-ms]`, a token for each key in their order; or null, and none is taken, if somebody else holds or waits for one of them.",
-        refusals: &[Code::Limit, Code::Deadlock],
+        refusals: &[Code::Limit, Code::Deadlock, Code::Quota],
         examples: "
 > MAOS.MLOCK 2 app:from app:to mover 30000
 < [[$token, $token], *]

@@ -1,12 +1,13 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`txn`], [`lock`]).
+//! [`update`], [`txn`], [`lock`], [`partition`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
 pub mod cursor;
 pub mod lock;
+pub mod partition;
 pub mod reference;
 pub mod reply;
 pub mod spec;
@@ -23,6 +24,9 @@ use crate::Refusal;
 /// Every public request, whatever room it is from.
 pub mod requests {
     pub use super::lock::{Lock, Locks, MLock, Renew, Unlock};
+    pub use super::partition::{
+        PartitionAlter, PartitionCreate, PartitionDrop, PartitionInfo, PartitionList, PartitionPool,
+    };
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
     pub use super::txn::Txn;
     pub use super::update::{IncrBy, Merge, Patch};
@@ -54,7 +58,9 @@ macro_rules! for_each_command {
         $then! {
             write Set, write Cas, read Get, write Del, write MSet, write MCas, read MGet,
             read History, read Diff, write Rollback, write Patch, write IncrBy, write Merge, write Txn,
-            lock Lock, lock MLock, write Unlock, write Renew, read Locks
+            lock Lock, lock MLock, write Unlock, write Renew, read Locks,
+            define PartitionCreate, define PartitionAlter, define PartitionDrop,
+            survey PartitionInfo, survey PartitionList, survey PartitionPool
         }
     };
 }

@@ -1,6 +1,6 @@
 //! The reference for people, rendered from the table.
 
-use super::spec::{Arg, ArgKind, CommandSpec};
+use super::spec::{Arg, ArgKind, CommandSpec, Toks};
 
 macro_rules! public_specs {
     ($($kind:ident $name:ident),*) => {
@@ -77,7 +77,7 @@ pub fn markdown() -> String {
         out += &format!("```\n{}\n```\n\n", spec.examples.trim());
     }
     out += "#### Options\n\n| option | meaning |\n| --- | --- |\n";
-    let mut seen = 0u64;
+    let mut seen: Toks = 0;
     for arg in COMMANDS.iter().flat_map(|s| s.all_args()) {
         option_rows(arg, &mut seen, &mut out);
     }
@@ -88,7 +88,7 @@ pub fn markdown() -> String {
     out
 }
 
-fn option_rows(arg: &Arg, seen: &mut u64, out: &mut String) {
+fn option_rows(arg: &Arg, seen: &mut Toks, out: &mut String) {
     if let ArgKind::OneOf(of) = arg.kind {
         of.iter().for_each(|a| option_rows(a, seen, out));
     }

@@ -31,11 +31,18 @@ toks! {
     If "IF" Then "THEN" Else "ELSE" Absent "ABSENT" Exists "EXISTS" Value "VALUE"
     Set "SET" Del "DEL" Patch "PATCH" IncrBy "INCRBY" Get "GET"
     Shared "SHARED" Wait "WAIT" Note "NOTE" Advisory "ADVISORY"
+    Bytes "BYTES" Type "TYPE" Agent "AGENT" Prefix "PREFIX" NoPrefix "NOPREFIX" Ttl "TTL" OnFull "ONFULL"
+    OnConflict "ONCONFLICT" History "HISTORY" MaxAge "MAXAGE" MaxValue "MAXVALUE" Force "FORCE" Audit "AUDIT"
+    AgentDedicated "AGENT_DEDICATED" SharedPool "SHARED_POOL" Temporary "TEMPORARY" Persistent "PERSISTENT"
+    Evict "EVICT"
 }
+
+/// A set of tokens: a bit for each.
+pub type Toks = u128;
 
 impl Tok {
     /// This token as one bit of a set.
-    pub const fn bit(self) -> u64 {
+    pub const fn bit(self) -> Toks {
         1 << self as u32
     }
 
@@ -46,7 +53,7 @@ impl Tok {
     }
 
     /// The token of a word, if it is one of a set.
-    pub fn among(set: u64, word: &[u8]) -> Option<Tok> {
+    pub fn among(set: Toks, word: &[u8]) -> Option<Tok> {
         let mut left = set;
         while left != 0 {
             let tok = Tok::ALL[left.trailing_zeros() as usize];
@@ -90,6 +97,8 @@ pub enum ArgKind {
     Token,
     /// The name of a lock's owner, or of a lock elsewhere.
     Owner,
+    /// The name of a partition.
+    Partition,
     /// How long a lease lasts, in milliseconds.
     Lease,
     /// Unix time in milliseconds.
@@ -179,14 +188,14 @@ impl Arg {
         }
     }
 
-    const fn own_token(&self) -> u64 {
+    const fn own_token(&self) -> Toks {
         match self.token {
             Some(t) => t.bit(),
             None => 0,
         }
     }
 
-    const fn tokens(&self) -> u64 {
+    const fn tokens(&self) -> Toks {
         match self.kind {
             ArgKind::OneOf(args) | ArgKind::Block(args) => self.own_token() | tokens_of(args),
             _ => self.own_token(),
@@ -194,7 +203,7 @@ impl Arg {
     }
 }
 
-const fn tokens_of(args: &[Arg]) -> u64 {
+const fn tokens_of(args: &[Arg]) -> Toks {
     let mut set = 0;
     let mut i = 0;
     while i < args.len() {
@@ -220,6 +229,8 @@ pub enum Access {
 /// Where the keys stand. Positions count the command's name as 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Keys {
+    /// There are none.
+    None,
     /// One key, the first argument.
     One(Access),
     /// The first argument says how many keys follow, each with `step - 1` arguments after it.
@@ -245,6 +256,7 @@ impl Keys {
     /// of keys is no number; where it says too much, the places end with the arguments.
     pub fn positions(self, args: &[&[u8]]) -> impl Iterator<Item = usize> {
         let (first, step, end) = match self {
+            Keys::None => (0, 1, 0),
             Keys::One(_) => (0, 1, 1),
             Keys::Counted { step, .. } => {
                 let n = args.first().and_then(|n| parse_count(n)).unwrap_or(0);
@@ -258,9 +270,22 @@ impl Keys {
     /// What is done with the keys.
     pub fn access(self) -> Access {
         match self {
+            Keys::None => Access::Read,
             Keys::One(a) | Keys::Counted { access: a, .. } | Keys::Pairs(_, a) => a,
         }
     }
+}
+
+/// How many words a command's name has: two, if it is a subcommand's.
+pub const fn words(name: &str) -> usize {
+    let (mut at, mut words) = (0, 1);
+    while at < name.len() {
+        if name.as_bytes()[at] == b' ' {
+            words += 1;
+        }
+        at += 1;
+    }
+    words
 }
 
 /// A worked example: request lines and the replies they give, in the transcript's notation.
@@ -307,13 +332,26 @@ impl CommandSpec {
             .chain(self.options.iter().copied().flatten())
     }
 
+    /// The name, and for a subcommand its own name after that of the command it belongs to.
+    pub fn names(&self) -> (&'static str, Option<&'static str>) {
+        match self.name.split_once(' ') {
+            Some((command, own)) => (command, Some(own)),
+            None => (self.name, None),
+        }
+    }
+
+    /// The name as the server has it, in `COMMAND INFO` and the ACL: in small letters, `command|subcommand`.
+    pub fn full_name(&self) -> String {
+        self.name.to_ascii_lowercase().replace(' ', "|")
+    }
+
     /// True if the command may change something.
     pub fn is_write(&self) -> bool {
         self.keys.access() != Access::Read
     }
 
     /// The set of tokens that this command takes.
-    pub const fn tokens(&self) -> u64 {
+    pub const fn tokens(&self) -> Toks {
         let mut set = tokens_of(self.args);
         let mut i = 0;
         while i < self.options.len() {
@@ -335,13 +373,13 @@ pub struct Rules {
     /// The entry.
     pub spec: &'static CommandSpec,
     /// All that stand in it.
-    pub(super) known: u64,
+    pub(super) known: Toks,
     /// Those whose place is kept.
-    pub(super) reserved: u64,
+    pub(super) reserved: Toks,
     /// Those that may be given more than once.
-    pub(super) repeatable: u64,
+    pub(super) repeatable: Toks,
     /// For each, those of which only one may be given.
-    pub(super) exclusive: [u64; Tok::ALL.len()],
+    pub(super) exclusive: [Toks; Tok::ALL.len()],
 }
 
 impl Rules {
@@ -375,6 +413,13 @@ impl Rules {
             }
             // What follows a word of its own is that word's.
             if let (ArgKind::OneOf(of), None) = (&arg.kind, arg.token) {
+                let mut one = 0;
+                while one < of.len() {
+                    if of[one].multiple {
+                        self.repeatable |= of[one].own_token();
+                    }
+                    one += 1;
+                }
                 let mut tok = 0;
                 while tok < self.exclusive.len() {
                     if tokens_of(of) & (1 << tok) != 0 {
@@ -477,21 +522,22 @@ const FENCE: Arg = Arg::option(
     "a token of a lock that lives elsewhere: the key keeps the highest for each name, at most 8 of them, and refuses a lower one",
 );
 
-/// The options of locks that the multi-key writes take.
-pub const MANY_OPTIONS: &[Arg] = &[TOKEN.many(), FENCE];
+const PARTITION: Arg = Arg::option(
+    Tok::Partition,
+    "partition",
+    ArgKind::Partition,
+    "charge what is written to this partition from now on, whatever the prefixes say",
+);
+
+/// The options of locks and partitions that the multi-key writes take.
+pub const MANY_OPTIONS: &[Arg] = &[TOKEN.many(), FENCE, PARTITION];
 
 /// The options that every single-key write takes besides.
 pub const KEY_OPTIONS: &[Arg] = &[
     Arg::new("expiry", ArgKind::OneOf(EXPIRY)).maybe(),
     TOKEN,
     FENCE,
-    Arg::option(
-        Tok::Partition,
-        "name",
-        ArgKind::Name(256),
-        "charge the record to this partition",
-    )
-    .later(),
+    PARTITION,
 ];
 
 /// All options of a single-key write.

@@ -7,7 +7,7 @@ use super::reply::{
 };
 use super::spec::*;
 use super::{number, push_bytes, push_number, push_word, Request};
-use crate::config::{OWNER_MAX, TOKENS_MAX};
+use crate::config::{OWNER_MAX, PARTITION_NAME_MAX, TOKENS_MAX};
 use crate::{Code, Refusal, Stamp};
 
 use smallvec::SmallVec;
@@ -71,6 +71,8 @@ pub struct WriteOptions<'a> {
     pub tokens: SmallVec<[Stamp; 1]>,
     /// `FENCE`: a token of a lock that lives elsewhere, and the lock's name.
     pub fence: Option<(&'a [u8], u64)>,
+    /// `PARTITION`: the partition that is charged from now on.
+    pub partition: Option<&'a [u8]>,
 }
 
 impl<'a> WriteOptions<'a> {
@@ -107,6 +109,10 @@ impl<'a> WriteOptions<'a> {
                 let token = cursor.int("the token of FENCE", 0, i64::MAX)?;
                 self.fence = Some((name, token.unsigned_abs()));
             }
+            Tok::Partition => {
+                let name = cursor.name("the partition of PARTITION", PARTITION_NAME_MAX)?;
+                self.partition = Some(name);
+            }
             _ => return Err(cursor.bad(format!("{} does not belong here", tok.word()))),
         }
         Ok(())
@@ -125,6 +131,7 @@ impl<'a> WriteOptions<'a> {
             push_bytes(out, Tok::Fence, Some(name));
             out.push(number(token));
         }
+        push_bytes(out, Tok::Partition, self.partition);
     }
 }
 
@@ -335,6 +342,8 @@ pub struct Full<'a> {
     pub versions: u64,
     /// Who holds the key's lock, if anybody does.
     pub lock: Option<LocksReply<'a>>,
+    /// The partition that is charged with it, if one is.
+    pub partition: Option<Bytes<'a>>,
 }
 
 impl Reply for GetReply<'_> {
@@ -382,7 +391,7 @@ impl Full<'_> {
             None => field(to, "lock").null(),
             Some(lock) => lock.emit(field(to, "lock")),
         }
-        field(to, "partition").null();
+        field(to, "partition").maybe(self.partition.as_deref());
     }
 
     fn decode(mut f: Fields) -> Decoded<Self> {
@@ -400,6 +409,7 @@ impl Full<'_> {
                 Value::Null => None,
                 lock => Some(LocksReply::decode(lock)?),
             },
+            partition: f.take("partition").bytes()?,
         })
     }
 }
@@ -566,7 +576,7 @@ impl<'a> Request<'a> for Set<'a> {
         args: &[KEY, VALUE],
         options: WRITE_OPTIONS,
         reply: "The new version, an integer. With IFVERSION: `[1, version]`, or `[0, current-version, current-value, author, agent]` if another write came first.",
-        refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
+        refusals: &[Code::TooBig, Code::NotJson, Code::Limit, Code::Quota, Code::NotFound],
         examples: "
 > MAOS.SET app:task:1 '{\"status\":\"open\"}' BY planner
 < $first
@@ -625,7 +635,7 @@ impl<'a> Request<'a> for Cas<'a> {
         ],
         options: &[ORIGIN_OPTIONS, KEY_OPTIONS],
         reply: "`[1, version]` if written; `[0, current-version, current-value, author, agent]` if another write came first (`[0, 0, null, null, null]` if there is no live value). Version 0: the key must have no live value.",
-        refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
+        refusals: &[Code::TooBig, Code::NotJson, Code::Limit, Code::Quota, Code::NotFound],
         examples: "
 > MAOS.CAS app:plan:1 0 draft
 < [1, $first]
@@ -748,7 +758,7 @@ impl<'a> Request<'a> for Del<'a> {
         args: &[KEY],
         options: WRITE_OPTIONS,
         reply: "The version of the tombstone; 0 if there was no live value. With IFVERSION as MAOS.SET. The tombstone and the history under it leave after maos.tombstone-ttl, or at the expiry given; until then MAOS.ROLLBACK brings the value back. Plain DEL and UNLINK purge the record at once.",
-        refusals: &[Code::NotJson, Code::TooBig, Code::Limit],
+        refusals: &[Code::NotJson, Code::TooBig, Code::Limit, Code::Quota, Code::NotFound],
         examples: "
 > MAOS.SET app:tmp:1 v
 < $first
@@ -809,7 +819,7 @@ impl<'a> Request<'a> for MSet<'a> {
         ],
         options: &[ORIGIN_OPTIONS, MANY_OPTIONS],
         reply: "The one version given to all. Unlike MSET, a key that is named twice is refused: one commit gives a key one version.",
-        refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
+        refusals: &[Code::TooBig, Code::NotJson, Code::Limit, Code::Quota, Code::NotFound],
         examples: "
 > MAOS.MSET 2 app:a 1 app:b 2 BY planner
 < $both
@@ -875,7 +885,7 @@ impl<'a> Request<'a> for MCas<'a> {
         ],
         options: &[ORIGIN_OPTIONS, MANY_OPTIONS],
         reply: "`[1, version]`, the one version given to all; or `[0, [[key, current-version], ...]]`, naming every key that lost.",
-        refusals: &[Code::TooBig, Code::NotJson, Code::Limit],
+        refusals: &[Code::TooBig, Code::NotJson, Code::Limit, Code::Quota, Code::NotFound],
         examples: "
 > MAOS.MCAS 2 app:x 0 1 app:y 0 2
 < [1, $both]
@@ -1144,7 +1154,14 @@ impl<'a> Request<'a> for Rollback<'a> {
             KEY_OPTIONS,
         ],
         reply: "As MAOS.SET. The expiry of the key stays as it is unless an option changes it.",
-        refusals: &[Code::NoVersion, Code::NotJson, Code::TooBig, Code::Limit],
+        refusals: &[
+            Code::NoVersion,
+            Code::NotJson,
+            Code::TooBig,
+            Code::Limit,
+            Code::Quota,
+            Code::NotFound,
+        ],
         examples: "
 > MAOS.SET app:r:1 good
 < $good

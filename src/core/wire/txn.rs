@@ -196,7 +196,7 @@ impl<'a> Request<'a> for Txn<'a> {
             MANY_OPTIONS,
         ],
         reply: "`[1, version, [reply ...]]`, or `[0, version, [reply of ELSE ...]]`; the version is that of all keys written, 0 if none was. The replies are those of the commands by themselves: a version (SET, PATCH, DEL; 0 for a DEL that finds nothing), `[version, number]` (INCRBY), the value or null (GET). Each operation sees what those before it did. All of it or nothing: a refusal in any operation leaves every key as it was, and says which operation it was. A key that is locked needs a token only where it is written. At most 128 operations, 1,024 keys and 1,024 conditions. REQID goes with an ELSE that only reads; a repetition is answered from the versions that were written, so of a key that is touched several times its replies are those of the end.",
-        refusals: &[Code::NotJson, Code::Limit, Code::TooBig],
+        refusals: &[Code::NotJson, Code::Limit, Code::TooBig, Code::Quota, Code::NotFound],
         examples: r#"
 > MAOS.SET app:{t}:task '{"owner":"a","state":"open"}'
 < $open
@@ -244,7 +244,7 @@ impl<'a> Request<'a> for Txn<'a> {
                         _ => txn.otherwise.push(operation),
                     }
                 }
-                Tok::By | Tok::Meta | Tok::ReqId | Tok::Token | Tok::Fence => {
+                Tok::By | Tok::Meta | Tok::ReqId | Tok::Token | Tok::Fence | Tok::Partition => {
                     txn.options.take(tok, c)?;
                 }
                 tok => return Err(c.bad(format!("{} does not belong here", tok.word()))),

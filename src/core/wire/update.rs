@@ -44,7 +44,7 @@ impl<'a> Request<'a> for Patch<'a> {
             KEY_OPTIONS,
         ],
         reply: "As MAOS.SET; with JSONPATCH or IFVERSION `[1, version]`, or `[0, current-version, current-value, author, agent]`. The patch is a merge patch (RFC 7396): members take the place of those of the same name, null removes one. A key without a live value starts from `{}`. What is not touched stays as it is written, and so does the expiry unless another is given.",
-        refusals: &[Code::NotJson, Code::NotFound, Code::Limit, Code::TooBig],
+        refusals: &[Code::NotJson, Code::NotFound, Code::Limit, Code::TooBig, Code::Quota],
         examples: r#"
 > MAOS.SET app:doc:1 '{"title":"plan","tags":["a"],"owner":null}'
 < $first
@@ -143,7 +143,7 @@ impl<'a> Request<'a> for IncrBy<'a> {
             KEY_OPTIONS,
         ],
         reply: "`[version, number]`, the number as text; with IFVERSION, if another write came first, `[0, current-version, current-value, author, agent]`. Integers have 64 bits, decimals 38 digits and 28 of them after the point; no digit is lost. A key, or a member, that is not there starts from 0, and objects are made on the way to it. LIMIT beyond MIN, MAX or 64 bits. The expiry stays unless another is given.",
-        refusals: &[Code::NotJson, Code::Limit, Code::TooBig],
+        refusals: &[Code::NotJson, Code::Limit, Code::TooBig, Code::Quota, Code::NotFound],
         examples: r#"
 > MAOS.INCRBY app:count:1 5
 < [$first, '5']
@@ -283,6 +283,15 @@ const FUNCTION: Arg = Arg::option(
     "a Redis Function with the flag no-writes is called with the key, and base, theirs and mine as JSON (base is null where there was none); what it returns is the value",
 );
 
+/// What stands after the word for a strategy.
+pub(super) const STRATEGY: &[Arg] = &[
+    REJECT.needed(),
+    LWW.needed(),
+    FWW.needed(),
+    MERGE.needed(),
+    FUNCTION.needed(),
+];
+
 impl Strategy<'_> {
     /// The words of all strategies, in the order of [`place`](Strategy::place).
     pub const WORDS: [Tok; 5] = [Tok::Reject, Tok::Lww, Tok::Fww, Tok::Merge, Tok::Function];
@@ -308,8 +317,8 @@ pub struct Merge<'a> {
     pub base: Stamp,
     /// What the writer made of it.
     pub value: &'a [u8],
-    /// `STRATEGY`
-    pub strategy: Strategy<'a>,
+    /// `STRATEGY`; `None`: as the key's partition says.
+    pub strategy: Option<Strategy<'a>>,
     /// `TS`: when the writer made it, in milliseconds of unix time; `None`: now.
     pub ts: Option<u64>,
     /// The options; `if_version` stays unused.
@@ -336,14 +345,8 @@ impl<'a> Request<'a> for Merge<'a> {
                 Arg::option(
                     Tok::Strategy,
                     "strategy",
-                    ArgKind::OneOf(&[
-                        REJECT.needed(),
-                        LWW.needed(),
-                        FWW.needed(),
-                        MERGE.needed(),
-                        FUNCTION.needed(),
-                    ]),
-                    "what to do if another write came since; REJECT unless it is said",
+                    ArgKind::OneOf(STRATEGY),
+                    "what to do if another write came since; unless it is said, what the key's partition says, or REJECT",
                 ),
                 Arg::option(
                     Tok::Ts,
@@ -356,7 +359,7 @@ impl<'a> Request<'a> for Merge<'a> {
             KEY_OPTIONS,
         ],
         reply: "`[1, version, how]`, or `[0, current-version, current-value, author, agent, [JSON pointer ...]]`, the pointers being the smallest paths in conflict. *fast-forward*: nobody wrote since. *merged*: by a three-way merge, which keeps changes of different paths, takes equal ones for one (so count with MAOS.INCRBY), and merges arrays whose elements are objects with an `id` by it, others as one value; or by a function. *replaced*: the later time won (LWW). *kept*: the present value stands, because it came first (FWW), because it has all that was merged, or because it is later (LWW). BASEGONE if the base version is not in the history any more. The expiry stays unless another is given.",
-        refusals: &[Code::BaseGone, Code::NotJson, Code::NotFound, Code::Limit, Code::TooBig, Code::Busy],
+        refusals: &[Code::BaseGone, Code::NotJson, Code::NotFound, Code::Limit, Code::TooBig, Code::Busy, Code::Quota],
         examples: r#"
 > MAOS.SET app:plan:7 '{"steps":{"a":"open","b":"open"},"owner":"x"}'
 < $base
@@ -388,13 +391,13 @@ impl<'a> Request<'a> for Merge<'a> {
             key: c.bytes()?,
             base: c.version()?,
             value: c.bytes()?,
-            strategy: Strategy::Reject,
+            strategy: None,
             ts: None,
             options: WriteOptions::default(),
         };
         while let Some(tok) = c.option()? {
             match tok {
-                Tok::Strategy => merge.strategy = strategy(c)?,
+                Tok::Strategy => merge.strategy = Some(strategy(c)?),
                 Tok::Ts => merge.ts = Some(c.unix_millis("TS")?),
                 tok => merge.options.take(tok, c)?,
             }
@@ -404,10 +407,9 @@ impl<'a> Request<'a> for Merge<'a> {
 
     fn encode(&self) -> Vec<Vec<u8>> {
         let mut out = vec![self.key.to_vec(), number(self.base), self.value.to_vec()];
-        push_word(&mut out, Tok::Strategy);
-        push_word(&mut out, Strategy::WORDS[self.strategy.place()]);
-        if let Strategy::Function(name) = self.strategy {
-            out.push(name.to_vec());
+        if let Some(strategy) = self.strategy {
+            push_word(&mut out, Tok::Strategy);
+            strategy.encode(&mut out);
         }
         push_number(&mut out, Tok::Ts, self.ts);
         self.options.encode(&mut out);
@@ -415,7 +417,16 @@ impl<'a> Request<'a> for Merge<'a> {
     }
 }
 
-fn strategy<'a>(c: &mut Cursor<'_, 'a>) -> Result<Strategy<'a>, Refusal> {
+impl Strategy<'_> {
+    pub(super) fn encode(self, out: &mut Vec<Vec<u8>>) {
+        push_word(out, Strategy::WORDS[self.place()]);
+        if let Strategy::Function(name) = self {
+            out.push(name.to_vec());
+        }
+    }
+}
+
+pub(super) fn strategy<'a>(c: &mut Cursor<'_, 'a>) -> Result<Strategy<'a>, Refusal> {
     Ok(match c.word("the strategy", &Strategy::WORDS)? {
         Tok::Lww => Strategy::Lww,
         Tok::Fww => Strategy::Fww,

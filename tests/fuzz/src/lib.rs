@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use maos_core::codec::v1::{decode_record, encode_record, Bounds};
+use maos_core::codec::v1::{
+    decode_definition, decode_record, encode_definition, encode_record, Bounds, Share,
+};
 use maos_core::record::Record;
 use maos_core::{Interner, Stamp};
 
@@ -38,12 +40,18 @@ unsafe impl GlobalAlloc for Watched {
 pub fn decode(bytes: &[u8], bounds: Bounds) -> Option<Record> {
     let interner = &mut Interner::default();
     LARGEST.store(0, Relaxed);
+    // The smaller one of the two things that are written down.
+    if let Ok(definition) = decode_definition(bytes) {
+        let again = encode_definition(&definition);
+        assert!(decode_definition(&again) == Ok(definition), "one definition, one meaning");
+    }
     let record = decode_record(bytes, bounds, interner);
     // A lie about a length takes no memory: at most what LZ4 can make of the bytes that are there.
     let most = 255 * bytes.len() + (1 << 20);
     let largest = LARGEST.load(Relaxed);
     assert!(largest <= most, "{largest} bytes for {}", bytes.len());
-    let record = record.ok()?;
+    let (record, share) = record.ok()?;
+    assert!(share.is_none_or(|s| !s.name.is_empty()));
     let mut unpacked = 0;
     for v in record.iter() {
         assert!(v.stamp() > Stamp::NONE && v.stamp() <= bounds.newest);
@@ -58,18 +66,23 @@ pub fn decode(bytes: &[u8], bounds: Bounds) -> Option<Record> {
     let stamps: Vec<_> = record.iter().map(|v| v.stamp()).collect();
     assert!(stamps.windows(2).all(|w| w[0] < w[1]), "versions rise");
     assert_eq!(stamps.len(), record.len());
-    same_again(&record);
+    same_again_in(&record, share);
     Some(record)
 }
 
 /// What is held can be written down and read back.
 pub fn same_again(record: &Record) {
+    same_again_in(record, None);
+}
+
+/// The same of a record that names a partition.
+pub fn same_again_in(record: &Record, share: Option<Share<'_>>) {
     let mut bytes = vec![];
-    encode_record(record, &mut bytes);
+    encode_record(record, share, &mut bytes);
     let back = decode_record(&bytes, Bounds::HARD, &mut Interner::default());
-    let back = back.expect("what is held can be written down");
-    assert!(back == *record, "what is read back is the same");
+    let (back, named) = back.expect("what is held can be written down");
+    assert!(back == *record && named == share, "what is read back is the same");
     let mut again = vec![];
-    encode_record(&back, &mut again);
+    encode_record(&back, named, &mut again);
     assert_eq!(again, bytes, "one record, one encoding");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
-use maos_client::{Past, Strategy, Version, Which};
+use maos_client::{OnFull, PartitionType, Past, Strategy, Version, Which};
 
 const AFTER: &str = "\
 Exit codes:
@@ -43,6 +43,8 @@ Examples:
   maosctl diff shop:task:1 -1 1763843160000001
   maosctl rollback shop:task:1 --version -1 --by operator
   maosctl run --lock shop:nightly --wait 10m -- ./rebuild.sh
+  maosctl partition create partition:shop --bytes 10mb --prefix shop: --history 20
+  maosctl partition top
   maosctl export shop: > shop.ndjson
   maosctl import shop.ndjson
 ";
@@ -125,9 +127,10 @@ pub enum Command {
         base: u64,
         /// The value, JSON; - reads it from standard input
         value: String,
-        /// What to do if another write came since
-        #[arg(long, value_name = "STRATEGY", value_parser = strategy, default_value = "merge")]
-        strategy: Strategy,
+        /// What to do if another write came since: reject, lww, fww, merge, function:NAME, or
+        /// partition: as the key's partition has it
+        #[arg(long, value_name = "STRATEGY", value_parser = merge_strategy, default_value = "merge")]
+        strategy: MergeStrategy,
         /// When it was made, for lww: unix milliseconds, a date and time, or how long ago
         #[arg(long, value_name = "TIME", value_parser = time)]
         made: Option<SystemTime>,
@@ -152,6 +155,9 @@ pub enum Command {
         /// The agent that writes
         #[arg(long)]
         by: Option<String>,
+        /// Charge what is written to this partition from now on
+        #[arg(long, value_name = "NAME")]
+        partition: Option<String>,
     },
     /// Change parts of a JSON value
     Patch {
@@ -288,6 +294,15 @@ pub enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Give parts of the store's memory to agents and teams, each with a quota of its own
+    ///
+    /// A partition is a named share of the memory pool (maos.pool-bytes). Keys belong to it because
+    /// they begin with one of its prefixes, or because a write named it (`set --partition NAME`).
+    /// It never holds more than its quota: a write for which there is no room is refused, or keys
+    /// written longest ago make room, as the partition says. Sizes are bytes, or have a unit as in
+    /// redis.conf: 100kb, 10mb, 1gb (and 100k, 10m, 1g in powers of ten).
+    #[command(subcommand)]
+    Partition(Partition),
     /// Show what the servers say about themselves
     Info,
     /// Write the lines of an NDJSON file, each a new version of its key
@@ -299,6 +314,9 @@ pub enum Command {
         /// Only check the lines
         #[arg(long)]
         dry_run: bool,
+        /// Charge what is written to this partition from now on
+        #[arg(long, value_name = "NAME")]
+        partition: Option<String>,
     },
     /// Write the current values as NDJSON
     #[command(after_help = LINES)]
@@ -369,6 +387,121 @@ pub struct WriteArgs {
     /// A token of a lock elsewhere; the key refuses one lower than it has seen
     #[arg(long, value_name = "NAME=NUMBER", value_parser = fence)]
     pub fence: Option<(String, u64)>,
+    /// Charge the key to this partition from now on, whatever the prefixes say
+    #[arg(long, value_name = "NAME")]
+    pub partition: Option<String>,
+}
+
+/// What is done with partitions.
+#[derive(Subcommand)]
+pub enum Partition {
+    /// Make a partition and take its bytes from the pool
+    Create {
+        /// Its name, which is a key of its own, like partition:crew
+        name: String,
+        /// Its quota: how many bytes its keys may hold, with their history and metadata
+        #[arg(long, value_name = "SIZE", value_parser = quota)]
+        bytes: u64,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Change what a partition is; what is not named stays
+    Alter {
+        /// Its name
+        name: String,
+        /// Its quota: how many bytes its keys may hold; not less than they hold now
+        #[arg(long, value_name = "SIZE", value_parser = quota)]
+        bytes: Option<u64>,
+        #[command(flatten)]
+        terms: Terms,
+        /// No prefix any more
+        #[arg(long, conflicts_with = "prefix")]
+        no_prefix: bool,
+    },
+    /// Drop a partition and give its bytes back to the pool
+    ///
+    /// Its keys stay where they are, but those of a temporary partition go with it.
+    Drop {
+        /// Its name
+        name: String,
+        /// Also if it has keys, or is persistent
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the partitions, by name
+    List {
+        /// Only those dedicated to this agent
+        #[arg(long, value_name = "AGENT")]
+        agent: Option<String>,
+    },
+    /// Show all about one partition
+    Info {
+        /// Its name
+        name: String,
+        /// Have its keys counted anew first, and show what came of it
+        #[arg(long)]
+        audit: bool,
+        /// Wait so long for that
+        #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1m", requires = "audit")]
+        wait: Duration,
+    },
+    /// Show how much of the memory pool has been given to partitions
+    Pool,
+    /// Watch the partitions, the fullest first, until ctrl-c
+    ///
+    /// Each line shows a partition's name, a bar, the bytes it holds, its quota, how full that makes
+    /// it, how many keys it has, how fast it grows or shrinks (bytes a second since the last look),
+    /// and how many writes were refused and how many keys evicted for want of room since the server
+    /// was started.
+    Top {
+        /// Time between looks
+        #[arg(long, short = 'n', value_name = "TIME", value_parser = duration, default_value = "2s")]
+        interval: Duration,
+        /// Look once and end
+        #[arg(long)]
+        once: bool,
+        /// Only those dedicated to this agent
+        #[arg(long, value_name = "AGENT")]
+        agent: Option<String>,
+    },
+}
+
+/// What may be said of a partition besides its quota.
+#[derive(Args)]
+pub struct Terms {
+    /// How it is meant: shared_pool (open to all; the default), agent_dedicated (writes by other
+    /// agents are refused), temporary (leaves after its --ttl, and its keys with it) or persistent
+    /// (dropped with --force only)
+    #[arg(long = "type", value_name = "TYPE", value_parser = partition_type)]
+    pub partition_type: Option<PartitionType>,
+    /// The agent that it is dedicated to
+    #[arg(long, value_name = "AGENT")]
+    pub agent: Option<String>,
+    /// Keys that begin with this belong to it; may be given several times. In `alter` those given
+    /// replace all that it had
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Vec<String>,
+    /// For a temporary partition, how long it lasts: 90s, 15m, 7d. For any other, after what time
+    /// a key expires whose write does not say (0: never)
+    #[arg(long, value_name = "TIME", value_parser = duration_or_0)]
+    pub ttl: Option<Duration>,
+    /// What becomes of a write for which there is no room: reject (the default), or evict: keys
+    /// written longest ago are removed
+    #[arg(long, value_name = "WHAT", value_parser = on_full)]
+    pub onfull: Option<OnFull>,
+    /// What a merge does that leaves the choice to the partition (`merge --strategy partition`):
+    /// reject (the default), lww, fww, merge or function:NAME
+    #[arg(long, value_name = "STRATEGY", value_parser = strategy)]
+    pub onconflict: Option<Strategy>,
+    /// How many versions of each key are kept (0: as many as the server's settings say)
+    #[arg(long, value_name = "VERSIONS")]
+    pub history: Option<u64>,
+    /// How long a version is kept after another one has replaced it (0: as the settings say)
+    #[arg(long, value_name = "TIME", value_parser = duration_or_0)]
+    pub maxage: Option<Duration>,
+    /// The longest value, never longer than the server's settings allow (0: as long)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub maxvalue: Option<u64>,
 }
 
 /// Over which version.
@@ -424,6 +557,71 @@ fn strategy(text: &str) -> Result<Strategy, String> {
             None => return Err("reject, lww, fww, merge or function:NAME".to_owned()),
         },
     })
+}
+
+/// What a merge is to do; `None`: as the partition says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MergeStrategy(pub Option<Strategy>);
+
+fn merge_strategy(text: &str) -> Result<MergeStrategy, String> {
+    match text {
+        "partition" => Ok(MergeStrategy(None)),
+        _ => match strategy(text) {
+            Ok(strategy) => Ok(MergeStrategy(Some(strategy))),
+            Err(_) => Err("reject, lww, fww, merge, function:NAME or partition".to_owned()),
+        },
+    }
+}
+
+fn partition_type(text: &str) -> Result<PartitionType, String> {
+    let all = [
+        PartitionType::SharedPool,
+        PartitionType::AgentDedicated,
+        PartitionType::Temporary,
+        PartitionType::Persistent,
+    ];
+    let found = all
+        .into_iter()
+        .find(|t| text.eq_ignore_ascii_case(t.word()));
+    found.ok_or_else(|| "shared_pool, agent_dedicated, temporary or persistent".to_owned())
+}
+
+fn on_full(text: &str) -> Result<OnFull, String> {
+    let mut all = [OnFull::Reject, OnFull::Evict].into_iter();
+    let found = all.find(|what| text.eq_ignore_ascii_case(what.word()));
+    found.ok_or_else(|| "reject or evict".to_owned())
+}
+
+/// Bytes, in the units of redis.conf.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..].to_ascii_lowercase()[..] {
+        "" | "b" => Some(1),
+        "k" => Some(1000),
+        "kb" => Some(1 << 10),
+        "m" => Some(1_000_000),
+        "mb" => Some(1 << 20),
+        "g" => Some(1_000_000_000),
+        "gb" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok();
+    let bytes = bytes.and_then(|n| n.checked_mul(unit?));
+    bytes.ok_or_else(|| "a number of bytes such as 500, 100kb, 10mb or 1gb".to_owned())
+}
+
+fn quota(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("a partition of no bytes holds nothing".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn duration_or_0(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -486,6 +684,38 @@ mod tests {
         assert!(duration("0s").is_err());
         assert!(duration("-5s").is_err());
         assert!(duration("5").is_err());
+    }
+
+    #[test]
+    fn sizes_have_the_units_of_redis_conf() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("500", 500),
+            ("500b", 500),
+            ("1k", 1000),
+            ("1kb", 1024),
+            ("10MB", 10 << 20),
+            ("2m", 2_000_000),
+            ("3g", 3_000_000_000),
+            ("1Gb", 1 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in [
+            "",
+            "mb",
+            "-1",
+            "1.5mb",
+            "1 mb",
+            "1tb",
+            "1kbb",
+            "99999999999gb",
+            "1é",
+        ] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        assert!(quota("0mb").is_err());
+        assert_eq!(duration_or_0("0"), Ok(Duration::ZERO));
     }
 
     #[test]

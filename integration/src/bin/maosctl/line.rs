@@ -193,6 +193,7 @@ mod tests {
                 bytes: 0,
                 versions: 1,
                 lock: None,
+                partition: None,
             };
             let text = write(&key, &full, 5).unwrap();
             prop_assert!(!text.contains('\n'));

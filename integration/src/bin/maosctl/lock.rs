@@ -16,7 +16,7 @@ use crate::{settings, End, Failure};
 /// SIGKILL where it is not known.
 const KILLED: u8 = 137;
 
-fn fields(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Map<String, Value> {
+pub(crate) fn fields(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Map<String, Value> {
     pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
 }
 

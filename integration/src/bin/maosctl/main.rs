@@ -3,6 +3,7 @@
 mod cli;
 mod line;
 mod lock;
+mod partition;
 mod show;
 mod transfer;
 mod txn;
@@ -165,9 +166,10 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
     if let Command::Import {
         file,
         dry_run: true,
+        ..
     } = &cli.command
     {
-        let count = transfer::import(None, file).await?;
+        let count = transfer::import(None, file, None).await?;
         tell(show, "checked", count)?;
         return Ok(End::Done);
     }
@@ -223,7 +225,10 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
             write,
         } => {
             let (value, write) = (raw_json(value_of(value)?)?, options(&write)?);
-            let mut options = MergeOptions::new(strategy).write(write);
+            let mut options = strategy
+                .0
+                .map_or_else(MergeOptions::as_partitioned, MergeOptions::new);
+            options = options.write(write);
             options = made.map_or(options.clone(), |made| options.at(made));
             let merged = client.merge(&key, Version(base), value, options).await?;
             return Ok(match show.merged(&key, &merged)? {
@@ -231,8 +236,13 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
                 false => End::Lost,
             });
         }
-        Command::Txn { file, by } => {
+        Command::Txn {
+            file,
+            by,
+            partition,
+        } => {
             let mut transaction = txn::read(&file)?;
+            transaction = partition.map_or(transaction.clone(), |p| transaction.partition(p));
             transaction = by.map_or(transaction.clone(), |agent| transaction.by(agent));
             let done = client.transact(&transaction).await?;
             show.transacted(&done)?;
@@ -352,9 +362,12 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
         }
         Command::Locks { key } => lock::state(show, &key, &client.locks(&key).await?)?,
         Command::Run { .. } => unreachable!("it is dealt with in `main`"),
+        Command::Partition(what) => return partition::run(&client, show, what).await,
         Command::Info => info(&client, show).await?,
-        Command::Import { file, .. } => {
-            let count = transfer::import(Some(&client), &file).await?;
+        Command::Import {
+            file, partition, ..
+        } => {
+            let count = transfer::import(Some(&client), &file, partition.as_deref()).await?;
             tell(show, "written", count)?;
         }
         Command::Export { prefix, output } => {
@@ -465,6 +478,9 @@ fn options(write: &WriteArgs) -> Result<SetOptions, Failure> {
     }
     if let Some((name, token)) = &write.fence {
         options = options.fence(name, *token);
+    }
+    if let Some(partition) = &write.partition {
+        options = options.partition(partition);
     }
     Ok(options)
 }

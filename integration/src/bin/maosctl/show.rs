@@ -76,6 +76,9 @@ impl Show {
             }
             let (kept, bytes) = (found.versions_kept, found.record_bytes);
             writeln!(out, "kept      {kept} versions, {bytes} bytes in all")?;
+            if let Some(partition) = &found.partition {
+                writeln!(out, "charged   to {}", String::from_utf8_lossy(partition))?;
+            }
             write!(out, "value     ")?;
         }
         out.write_all(&found.value)?;
@@ -87,6 +90,7 @@ impl Show {
 
     fn details(self, found: &StateValue<Vec<u8>>) -> Vec<(&'static str, String)> {
         let expires = found.expires_in.map(|left| left.as_millis().to_string());
+        let partition = found.partition.as_deref().map(String::from_utf8_lossy);
         vec![
             ("version", found.version.to_string()),
             ("time", quoted(&self.time(found.version))),
@@ -97,6 +101,7 @@ impl Show {
             ("expires_in_ms", expires.unwrap_or_else(null)),
             ("versions_kept", found.versions_kept.to_string()),
             ("record_bytes", found.record_bytes.to_string()),
+            ("partition", optional(partition.as_deref())),
         ]
     }
 

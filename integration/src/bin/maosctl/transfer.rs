@@ -20,7 +20,11 @@ const UNDER_WAY: usize = 512;
 const BATCH: usize = 256;
 
 /// Writes the lines of a file. Gives how many were written.
-pub(crate) async fn import(client: Option<&Client>, file: &Path) -> Result<u64, Failure> {
+pub(crate) async fn import(
+    client: Option<&Client>,
+    file: &Path,
+    partition: Option<&str>,
+) -> Result<u64, Failure> {
     let (mut lines, bar) = read_lines(file)?;
     let mut writes = FuturesUnordered::new();
     let mut busy: HashSet<Vec<u8>> = HashSet::new();
@@ -49,7 +53,7 @@ pub(crate) async fn import(client: Option<&Client>, file: &Path) -> Result<u64, 
                 break;
             }
             busy.insert(line.key.clone());
-            writes.push(write(client, number, line));
+            writes.push(write(client, number, line, partition));
         }
         bar.set_position(written);
         if wrong.is_some() {
@@ -72,7 +76,7 @@ pub(crate) async fn import(client: Option<&Client>, file: &Path) -> Result<u64, 
 
 type Done = (u64, Vec<u8>, Result<(), Error>);
 
-async fn write(client: &Client, number: u64, line: Line) -> Done {
+async fn write(client: &Client, number: u64, line: Line, partition: Option<&str>) -> Done {
     let id = uuid::Uuid::new_v4();
     let request = Set {
         key: &line.key,
@@ -83,6 +87,7 @@ async fn write(client: &Client, number: u64, line: Line) -> Done {
             reqid: Some(id.as_bytes()),
             if_version: None,
             expire: line.expire(),
+            partition: partition.map(str::as_bytes),
             ..WriteOptions::default()
         },
     };

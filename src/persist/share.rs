@@ -1,0 +1,225 @@
+//! The data type `MaosShare`: a key that defines a partition.
+//!
+//! The name of the partition is the name of the key. A copy would be a second partition with the same prefixes that
+//! nobody has taken from the pool: it is refused.
+
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::sync::Arc;
+use std::{ptr, slice};
+
+use maos_core::codec::{v1, Damaged};
+use maos_core::digest::show_definition;
+use maos_core::partition::Definition;
+
+use super::hooks::Server;
+use super::rdb::fail;
+use super::restore::place;
+use crate::edge::api::{api, raw};
+use crate::edge::call::bytes_of;
+use crate::edge::metrics::METRICS;
+use crate::edge::partitions::{self, Held};
+use crate::edge::{failpoint, guard, log};
+
+/// Nine characters, and for ever.
+const NAME: &CStr = c"MaosShare";
+
+static DATA_TYPE: AtomicPtr<raw::RedisModuleType> = AtomicPtr::new(ptr::null_mut());
+
+/// Our data type, as the server knows it.
+pub fn share_type() -> *mut raw::RedisModuleType {
+    DATA_TYPE.load(Relaxed)
+}
+
+/// Hands a definition to the server.
+pub fn boxed(definition: Arc<Definition>) -> *mut Held {
+    let alive = Arc::new(());
+    Box::into_raw(Box::new(Held { definition, alive }))
+}
+
+/// Takes a definition back from the server.
+///
+/// # Safety
+/// `value` must come from [`boxed`] and not be used again.
+pub unsafe fn unboxed(value: *mut c_void) {
+    // SAFETY: by the caller.
+    drop(unsafe { Box::from_raw(value.cast::<Held>()) });
+}
+
+/// The definition of a value.
+///
+/// # Safety
+/// `value` must be a value of our type that lives for `'a`.
+pub unsafe fn held<'a>(value: *const c_void) -> &'a Held {
+    // SAFETY: by the caller: `boxed` made it.
+    unsafe { &*value.cast::<Held>() }
+}
+
+/// Registers the data type.
+///
+/// # Errors
+/// If the server did not take it.
+pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
+    let mut methods = raw::RedisModuleTypeMethods {
+        version: super::METHODS_VERSION,
+        rdb_load: Some(load),
+        rdb_save: Some(save),
+        aof_rewrite: Some(rewrite),
+        mem_usage: None,
+        digest: Some(digest),
+        free: Some(free),
+        aux_load: None,
+        aux_save: None,
+        aux_save_triggers: 0,
+        free_effort: None,
+        unlink: None,
+        copy: None,
+        defrag: None,
+        mem_usage2: Some(mem_usage),
+        free_effort2: None,
+        unlink2: Some(unlink),
+        copy2: Some(copy),
+        aux_save2: None,
+    };
+    // SAFETY: in OnLoad, with its context; the server copies the table.
+    let made = unsafe {
+        let encoding = c_int::from(v1::ENCODING);
+        api!(RedisModule_CreateDataType)(ctx, NAME.as_ptr(), encoding, &raw mut methods)
+    };
+    if made.is_null() {
+        return Err(
+            "the data type MaosShare was not taken; is another module using that name?".into(),
+        );
+    }
+    DATA_TYPE.store(made, Relaxed);
+    Ok(())
+}
+
+unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
+    let saved = guard::run(|| {
+        failpoint::hit("share save");
+        // SAFETY: the server gives a value of our type and its own `io`.
+        unsafe {
+            let bytes = v1::encode_definition(&held(value).definition);
+            let start = bytes.as_ptr().cast::<c_char>();
+            api!(RedisModule_SaveStringBuffer)(io, start, bytes.len());
+        }
+    });
+    if saved.is_none() {
+        // SAFETY: the server's `io`, in its callback.
+        unsafe { fail(io) };
+    }
+}
+
+unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut c_void {
+    let loaded = guard::run(|| {
+        failpoint::hit("share load");
+        let mut len = 0;
+        // SAFETY: the server's `io`; what it gives is ours to free, after its last use.
+        unsafe {
+            let bytes = api!(RedisModule_LoadStringBuffer)(io, &raw mut len);
+            if bytes.is_null() {
+                // The payload is cut: the server knows, and reports it.
+                return ptr::null_mut();
+            }
+            let read = v1::decode_definition(slice::from_raw_parts(bytes.cast(), len));
+            api!(RedisModule_Free)(bytes.cast());
+            let read = match encoding == c_int::from(v1::ENCODING) {
+                true => read,
+                false => Err(Damaged("its encoding is not 1")),
+            };
+            match read {
+                Ok(definition) => {
+                    let value = boxed(Arc::new(definition));
+                    if let Some((db, name)) = place(io) {
+                        partitions::held(db, name, &*value);
+                    }
+                    value.cast()
+                }
+                Err(Damaged(why)) => {
+                    METRICS.damaged.one();
+                    log::io_warning(io, &format!("a partition is refused: {why}"));
+                    ptr::null_mut()
+                }
+            }
+        }
+    });
+    loaded.unwrap_or_else(|| {
+        METRICS.damaged.one();
+        ptr::null_mut()
+    })
+}
+
+unsafe extern "C" fn rewrite(
+    io: *mut raw::RedisModuleIO,
+    key: *mut raw::RedisModuleString,
+    value: *mut c_void,
+) {
+    let written = guard::run(|| {
+        failpoint::hit("share rewrite");
+        // SAFETY: as for `save`; the format says what follows: a string, bytes and their length, a text. The
+        // expiry is written by the server.
+        unsafe {
+            let bytes = v1::encode_definition(&held(value).definition);
+            api!(RedisModule_EmitAOF)(
+                io,
+                c"MAOS.DEFINE".as_ptr(),
+                c"sbc".as_ptr(),
+                key,
+                bytes.as_ptr().cast::<c_char>(),
+                bytes.len(),
+                c"0".as_ptr(),
+            );
+        }
+    });
+    if written.is_none() {
+        // SAFETY: the server's `io`, in its callback.
+        unsafe { fail(io) };
+    }
+}
+
+unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
+    guard::run(|| {
+        // SAFETY: the server gives a value of our type.
+        show_definition(unsafe { &held(value).definition }, &mut Server(md));
+    });
+}
+
+/// May run in a thread of the server.
+unsafe extern "C" fn free(value: *mut c_void) {
+    guard::run(|| {
+        // SAFETY: the server gives the value up.
+        unsafe { unboxed(value) };
+    });
+}
+
+unsafe extern "C" fn mem_usage(
+    _: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+    _samples: usize,
+) -> usize {
+    guard::run(|| {
+        // SAFETY: the server gives a value of our type.
+        let definition = unsafe { &held(value).definition };
+        size_of::<Held>() + size_of::<Definition>() + v1::encode_definition(definition).len()
+    })
+    .unwrap_or(0)
+}
+
+/// A key with this definition has been removed, or gets another value. On the main thread.
+unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+    guard::run(|| {
+        failpoint::hit("share unlink");
+        // SAFETY: the server's context and a value of our type; the name lives through the callback.
+        unsafe {
+            let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
+            if !name.is_null() {
+                partitions::unlinked(bytes_of(name), held(value));
+            }
+        }
+    });
+}
+
+unsafe extern "C" fn copy(_: *mut raw::RedisModuleKeyOptCtx, _: *const c_void) -> *mut c_void {
+    ptr::null_mut()
+}
