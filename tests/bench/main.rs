@@ -13,6 +13,7 @@ mod lane;
 mod locks;
 mod machine;
 mod memory;
+mod partitions;
 mod table;
 mod throughput;
 mod updates;
@@ -24,11 +25,12 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
     ("locks", locks::run),
     ("updates", updates::run),
+    ("partitions", partitions::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];

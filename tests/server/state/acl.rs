@@ -24,6 +24,10 @@ const LINES: &[(&str, bool, bool)] = &[
     ("MAOS.RENEW KEY 5 1000", false, true),
     ("MAOS.UNLOCK KEY 5", false, true),
     ("MAOS.LOCKS KEY", true, false),
+    ("MAOS.PARTITION CREATE KEY BYTES 10", true, true),
+    ("MAOS.PARTITION ALTER KEY BYTES 10", true, true),
+    ("MAOS.PARTITION DROP KEY FORCE", true, true),
+    ("MAOS.PARTITION INFO KEY", true, false),
 ];
 
 #[test]
@@ -36,7 +40,7 @@ fn key_patterns_hold_for_every_command() {
         ("worker", "~app:*", true, true),
         ("nobody", "", false, false),
     ] {
-        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas +maos.patch +maos.incrby +maos.merge +maos.txn +maos.lock +maos.mlock +maos.renew +maos.unlock +maos.locks";
+        let commands = "+maos.get +maos.mget +maos.history +maos.diff +maos.set +maos.cas +maos.del +maos.rollback +maos.mset +maos.mcas +maos.patch +maos.incrby +maos.merge +maos.txn +maos.lock +maos.mlock +maos.renew +maos.unlock +maos.locks +maos.partition";
         admin
             .run(&format!(
                 "ACL SETUSER {user} on >secret {patterns} {commands}"
@@ -140,4 +144,82 @@ fn categories_cover_our_commands_where_the_server_has_them() {
     let mut conn = server.conn();
     conn.run("AUTH plain s").ok();
     assert_eq!(conn.run("MAOS.APPLY f k v").code(), "NOPERM");
+}
+
+/// Who may not read the key of a partition does not see it, nor have it charged.
+#[test]
+fn a_partition_is_seen_and_charged_by_those_who_may_read_its_key() {
+    let server = Server::start();
+    let mut admin = server.conn();
+    for name in ["app:p", "other:p"] {
+        admin
+            .run(&format!("MAOS.PARTITION CREATE {name} BYTES 100000"))
+            .int();
+    }
+    let names = |conn: &mut Conn| -> Vec<String> {
+        let list = conn.run("MAOS.PARTITION LIST");
+        let names = list.array().iter();
+        names.map(|p| p.field("name").text().to_owned()).collect()
+    };
+    assert_eq!(names(&mut admin), ["app:p", "other:p"]);
+    for (user, patterns, seen) in [
+        ("worker", "~app:*", &["app:p"][..]),
+        ("reader", "~k %R~other:*", &["other:p"]),
+        ("writer", "~k %W~other:*", &[]),
+        ("all", "~*", &["app:p", "other:p"]),
+    ] {
+        let line = format!("ACL SETUSER {user} on >s {patterns} +@all");
+        admin.run(&line).ok();
+        let mut conn = server.conn();
+        conn.run(&format!("AUTH {user} s")).ok();
+        assert_eq!(names(&mut conn), seen, "{user}");
+        let key = if user == "worker" { "app:k" } else { "k" };
+        for name in ["app:p", "other:p"] {
+            let may = seen.contains(&name);
+            for line in [
+                format!("MAOS.SET {key} 1 PARTITION {name}"),
+                format!("MAOS.INCRBY {key} 1 PARTITION {name}"),
+            ] {
+                // What is charged to it already may stay.
+                admin.run(&format!("DEL {key}")).int();
+                let reply = conn.run(&line);
+                let told = if reply.is_err() { reply.code() } else { "" };
+                assert_eq!(told, if may { "" } else { "NOPERM" }, "{user}: {line}");
+            }
+            admin.run(&format!("DEL {key}")).int();
+            let body = "return redis.pcall('MAOS.SET', KEYS[1], 1, 'PARTITION', ARGV[1])";
+            let reply = cmd!(conn, "EVAL", body, "1", key, name);
+            assert_eq!(!reply.is_err(), may, "{user}: {reply}");
+        }
+        // What is not there is not to be told from what may not be seen.
+        if user == "writer" {
+            let reply = conn.run("MAOS.SET k v PARTITION none");
+            assert_eq!(reply.code(), "NOPERM", "{reply}");
+        }
+    }
+}
+
+#[test]
+fn subcommands_of_partition_are_allowed_one_by_one() {
+    let server = Server::start();
+    let mut admin = server.conn();
+    admin.run("MAOS.PARTITION CREATE p BYTES 1000").int();
+    admin
+        .run("ACL SETUSER looks on >s ~* -@all +maos.partition|info +maos.partition|list")
+        .ok();
+    admin
+        .run("ACL SETUSER makes on >s ~* -@all +maos.partition -maos.partition|drop")
+        .ok();
+    for (user, allowed) in [
+        ("looks", &["INFO p", "LIST"][..]),
+        ("makes", &["INFO p", "LIST", "POOL", "ALTER p BYTES 2000"]),
+    ] {
+        let mut conn = server.conn();
+        conn.run(&format!("AUTH {user} s")).ok();
+        for line in ["INFO p", "LIST", "POOL", "ALTER p BYTES 2000", "DROP p"] {
+            let reply = conn.run(&format!("MAOS.PARTITION {line}"));
+            let denied = reply.is_err() && reply.code() == "NOPERM";
+            assert_eq!(denied, !allowed.contains(&line), "{user}: {line}: {reply}");
+        }
+    }
 }

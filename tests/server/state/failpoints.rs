@@ -151,12 +151,28 @@ const WAITED: &[&str] = &["wake"];
 const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
 
+const SHARED: &[&str] = &[
+    "define",
+    "survey",
+    "admit",
+    "victims",
+    "sweep",
+    "partitions",
+    "walk",
+    "bus",
+    "obey define",
+    "share save",
+    "share load",
+    "share rewrite",
+    "share unlink",
+];
+
 #[test]
 fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED,
+        ASKED, PAUSED, SHARED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -589,4 +605,287 @@ fn a_panic_where_the_server_asks_is_contained() {
     });
     bed.hurt("info", |conn| drop(conn.info("maos")));
     bed.hurt("info", |conn| drop(conn.run("INFO everything")));
+}
+
+impl Bed {
+    /// With partitions: one that is full and makes room, and one that leaves with its keys.
+    fn shared(lines: &[(&str, &str)]) -> Option<Bed> {
+        let mut bed = Bed::new(lines)?;
+        let conn = &mut bed.master.conn();
+        conn.run("MAOS.PARTITION CREATE share BYTES 3000 PREFIX charged: ONFULL evict")
+            .int();
+        conn.run("MAOS.PARTITION CREATE leaving BYTES 100000 TYPE temporary TTL 999999999999 PREFIX leaving:")
+            .int();
+        for n in 0..10 {
+            cmd!(conn, "MAOS.SET", format!("charged:{n}"), "x".repeat(200)).int();
+            conn.run(&format!("MAOS.SET leaving:{n} v")).int();
+        }
+        bed.keys
+            .extend(["charged:0", "charged:9", "leaving:0", "share", "leaving"]);
+        bed.held = bed.looks();
+        Some(bed)
+    }
+
+    fn looks(&self) -> Vec<String> {
+        let conn = &mut self.master.conn();
+        let of_state = &self.keys[..self.keys.len() - 2];
+        let mut held = picture(conn, of_state);
+        held.extend(["share", "leaving"].map(|key| digest(conn, key)));
+        held
+    }
+
+    /// Nothing has changed, and what is charged is what is held.
+    #[track_caller]
+    fn hurt_shared(&mut self, point: &str, act: impl FnOnce(&mut Conn)) {
+        let held = shares(&mut self.master.conn());
+        let before = metric(&mut self.master.conn(), "panics");
+        self.arm(point);
+        act(&mut self.master.conn());
+        let conn = &mut self.master.conn();
+        assert_eq!(left(conn), 0, "{point} was not reached");
+        assert_eq!(metric(conn, "panics"), before + 1, "{point}");
+        assert_eq!(self.looks(), self.held, "{point}");
+        assert_eq!(shares(conn), held, "{point}");
+        self.same(point);
+    }
+
+    #[track_caller]
+    fn sums_are_right(&self, point: &str) {
+        for server in [&self.master, &self.replica] {
+            super::partitions::sums_are_right(&mut server.conn(), point);
+        }
+    }
+}
+
+/// What a node says of its partitions that does not pass with time.
+fn shares(conn: &mut Conn) -> Vec<String> {
+    let list = conn.run("MAOS.PARTITION LIST");
+    let fields = [
+        "name", "quota", "used", "keys", "evicted", "version", "prefixes",
+    ];
+    let shown = list.array().iter();
+    shown
+        .map(|p| fields.map(|f| p.field(f).to_string()).join(" "))
+        .collect()
+}
+
+#[test]
+fn a_panic_over_a_partition_changes_nothing() {
+    let Some(mut bed) = Bed::shared(&[]) else {
+        return;
+    };
+    let large = "x".repeat(1500);
+    let [full, several, txn] = [
+        format!("MAOS.SET charged:new {large}"),
+        format!("MAOS.MSET 2 charged:new {large} fresh v"),
+        format!("MAOS.TXN 2 charged:new fresh THEN SET fresh v THEN SET charged:new {large}"),
+    ];
+    for (point, lines) in [
+        (
+            "define",
+            &[
+                "MAOS.PARTITION CREATE fresh BYTES 1000",
+                "MAOS.PARTITION ALTER share BYTES 9000 NOPREFIX",
+                "MAOS.PARTITION DROP leaving FORCE",
+            ][..],
+        ),
+        (
+            "survey",
+            &[
+                "MAOS.PARTITION INFO share AUDIT",
+                "MAOS.PARTITION LIST",
+                "MAOS.PARTITION POOL",
+            ],
+        ),
+        (
+            "admit",
+            &[
+                "MAOS.SET charged:1 x",
+                "MAOS.SET told x PARTITION share",
+                "MAOS.DEL charged:1",
+                "MAOS.MSET 2 fresh x charged:1 y",
+                "MAOS.LOCK charged:1 a 1000",
+                "MAOS.TXN 2 fresh charged:1 THEN SET fresh x THEN DEL charged:1",
+            ],
+        ),
+        ("victims", &[&full, &several, &txn]),
+    ] {
+        for line in lines {
+            bed.hurt_shared(point, |conn| is_a_fault(&conn.run(line), line));
+            bed.hurt_shared(point, |conn| {
+                conn.run("MULTI").ok();
+                conn.run(line);
+                is_a_fault(&conn.run("EXEC").array()[0], line);
+            });
+        }
+        bed.sums_are_right(point);
+    }
+    let conn = &mut bed.master.conn();
+    conn.run(&full).int();
+    conn.run("MAOS.PARTITION DROP leaving FORCE").int();
+    bed.same("and it goes on");
+    bed.sums_are_right("and it goes on");
+}
+
+#[test]
+fn a_definition_that_is_not_written_down_fails_the_file() {
+    let Some(mut bed) = Bed::shared(&[]) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    wait_saved(conn, "ok");
+    conn.run("SAVE").ok();
+    let whole = file(&bed.master);
+    for how in ["SAVE", "DEBUG RELOAD", "SHUTDOWN SAVE"] {
+        bed.hurt_shared("share save", |conn| {
+            let reply = conn.run(how);
+            assert!(reply.is_err(), "{how}: {reply}");
+        });
+        assert_eq!(file(&bed.master), whole, "{how}");
+    }
+    bed.arm("share save");
+    conn.run("BGSAVE");
+    wait_saved(conn, "err");
+    assert_eq!(left(conn), 1);
+    assert_eq!(file(&bed.master), whole);
+    let dump = conn.run("DUMP share").bytes().to_vec();
+    conn.run("DEL share").int();
+    bed.arm("share load");
+    let reply = cmd!(conn, "RESTORE", "share", "0", dump);
+    assert!(reply.is_err(), "{reply}");
+    assert_eq!(left(conn), 0);
+    assert_eq!(conn.run("MAOS.PARTITION INFO share").code(), "NOTFOUND");
+    cmd!(conn, "RESTORE", "share", "0", dump).ok();
+    bed.same("share load");
+    bed.sums_are_right("share load");
+}
+
+#[test]
+fn a_rewrite_without_a_definition_fails() {
+    let lines = [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("aof-use-rdb-preamble", "no"),
+    ];
+    let Some(mut bed) = Bed::shared(&lines) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    wait_rewritten(conn);
+    bed.arm("share rewrite");
+    conn.run("BGREWRITEAOF");
+    eventually(PATIENCE, "the rewrite fails", || {
+        conn.info("persistence")["aof_last_bgrewrite_status"] == "err"
+    });
+    assert_eq!(left(conn), 1);
+    let before = shares(conn);
+    bed.master.restart(Stop::Kill);
+    assert_eq!(bed.looks(), bed.held);
+    let fields = |lines: Vec<String>| lines.len();
+    assert_eq!(fields(shares(&mut bed.master.conn())), fields(before));
+    bed.same("after a restart");
+    bed.sums_are_right("after a restart");
+}
+
+/// A removal that the module misses is found out.
+#[test]
+fn a_definition_whose_end_goes_unseen_ends_all_the_same() {
+    let Some(mut bed) = Bed::shared(&[]) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    for (key, prefix, stay) in [("share", "charged:", 10), ("leaving", "leaving:", 0)] {
+        bed.arm("share unlink");
+        assert_eq!(conn.run(&format!("DEL {key}")).int(), 1);
+        assert_eq!(left(conn), 0);
+        eventually(PATIENCE, "it is not known any more", || {
+            let reply = conn.run(&format!("MAOS.SET fresh v PARTITION {key}"));
+            reply.is_err() && reply.code() == "NOTFOUND"
+        });
+        conn.run("DEL fresh");
+        eventually(PATIENCE, "what is to go goes", || {
+            conn.run(&format!("KEYS {prefix}*")).array().len() == stay
+        });
+        bed.same(key);
+        bed.sums_are_right(key);
+    }
+}
+
+#[test]
+fn a_definition_that_was_not_obeyed_is_counted_and_a_full_copy_mends_it() {
+    let Some(mut bed) = Bed::shared(&[]) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    let there = &mut bed.replica.conn();
+    arm(there, "obey define");
+    conn.run("MAOS.PARTITION CREATE fresh BYTES 1000").int();
+    eventually(PATIENCE, "the replica met it", || {
+        metric(there, "panics") == 1
+    });
+    assert_eq!(left(there), 0);
+    assert!(metric(there, "damaged") > 0);
+    assert_eq!(there.run("EXISTS fresh").int(), 0);
+    assert!(bed.replica.log().contains("was not applied"));
+    bed.replica.restart(Stop::NoSave);
+    bed.same("obey define");
+    bed.sums_are_right("obey define");
+}
+
+#[test]
+fn a_panic_over_keys_that_leave_leaves_none() {
+    let Some(mut bed) = Bed::shared(&[]) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    for point in ["partitions", "walk"] {
+        let panics = metric(conn, "panics");
+        bed.hurt_shared(point, |conn| {
+            conn.run("MAOS.PARTITION INFO share AUDIT");
+            eventually(PATIENCE, point, || metric(conn, "panics") > panics);
+        });
+        bed.sums_are_right(point);
+    }
+    bed.arm("sweep");
+    assert_eq!(conn.run("PEXPIREAT leaving 1").int(), 1);
+    eventually(PATIENCE, "they are gone", || {
+        conn.run("KEYS leaving:*").array().is_empty()
+    });
+    assert_eq!(left(conn), 0);
+    bed.same("sweep");
+    bed.sums_are_right("sweep");
+}
+
+/// What a node does not hear is told again.
+#[test]
+fn a_panic_over_what_other_nodes_say_loses_no_partition() {
+    let cluster = Cluster::start(2, 0);
+    let (says, hears) = (cluster.master(0), cluster.master(1));
+    if !has_failpoints(&mut hears.conn()) {
+        return;
+    }
+    arm(&mut hears.conn(), "bus");
+    let made = |server: &Server| {
+        let replies = (0..50).map(|n| {
+            server
+                .conn()
+                .run(&format!("MAOS.PARTITION CREATE p{n} BYTES 1000"))
+        });
+        replies.filter(|r| !r.is_err()).count()
+    };
+    assert!(made(says) > 0);
+    eventually(PATIENCE, "it met it", || {
+        metric(&mut hears.conn(), "panics") == 1
+    });
+    let list = |server: &Server| {
+        let list = server.conn().run("MAOS.PARTITION LIST");
+        let names = list
+            .array()
+            .iter()
+            .map(|p| p.field("name").text().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    eventually(PATIENCE, "it knows all", || {
+        !list(says).is_empty() && list(hears) == list(says)
+    });
 }

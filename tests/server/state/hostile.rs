@@ -316,3 +316,56 @@ fn altered_payloads_are_taken_or_refused() {
     assert!(target.taken > all / 50, "few were taken: {}", target.taken);
     assert!(target.taken < all / 2, "few were refused: {}", target.taken);
 }
+
+/// The same with what defines a partition.
+#[test]
+fn an_altered_definition_is_refused_or_is_one_like_any_other() {
+    let master = Server::with(&[("maos.background-effort-us", "0")]);
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    for line in [
+        "MAOS.PARTITION CREATE a BYTES 1000",
+        "MAOS.PARTITION CREATE b BYTES 100000 AGENT someone PREFIX b: PREFIX bb: HISTORY 3 MAXAGE 1000 MAXVALUE 100 TTL 5000",
+        "MAOS.PARTITION CREATE c BYTES 100000 ONFULL evict ONCONFLICT function merges PREFIX c:",
+    ] {
+        conn.run(line).int();
+    }
+    let bases: Vec<_> = ["a", "b", "c"]
+        .map(|key| Payload::of(conn.run(&format!("DUMP {key}")).bytes()))
+        .into();
+    conn.run("FLUSHALL").ok();
+    let seed = now_us();
+    println!("MAOS_TEST_SEED={seed}");
+    let rng = &mut Rng::new(seed);
+    let count = number("MAOS_TEST_RESTORES").map_or(PAYLOADS, |n| n as usize) / 4;
+    let (mut taken, mut refused) = (0, 0);
+    for n in 0..count {
+        let mut payload = rng.pick(&bases).clone();
+        for _ in 0..=rng.below(2) {
+            alter(&mut payload.record, &bases, rng);
+        }
+        let key = format!("p{}", n % 7);
+        match cmd!(conn, "RESTORE", key, "0", payload.whole(), "REPLACE") {
+            Reply::Error(_) => refused += 1,
+            _ => {
+                taken += 1;
+                let info = cmd!(conn, "MAOS.PARTITION", "INFO", key);
+                assert!(!info.is_err(), "{info}");
+                cmd!(conn, "MAOS.SET", "k", "v", "PARTITION", key);
+                conn.run("MAOS.SET b:1 v");
+            }
+        }
+        if n % ROUND == ROUND - 1 || n + 1 == count {
+            wait_synced(&master, &replica);
+            let held = digest_all(conn);
+            assert_eq!(digest_all(&mut replica.conn()), held);
+            conn.run("DEBUG RELOAD").ok();
+            assert_eq!(digest_all(conn), held);
+        }
+    }
+    println!("{taken} definitions were taken, {refused} refused");
+    assert!(taken > 0 && refused > 0);
+    for server in [&master, &replica] {
+        assert_eq!(metric(&mut server.conn(), "panics"), 0);
+    }
+}

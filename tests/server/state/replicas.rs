@@ -168,7 +168,7 @@ fn only_a_master_or_the_aof_may_apply() {
     model.run(&[b"MAOS.SET", b"k", b"forged"]).unwrap();
     let fact = model.sent[0][0].clone();
     let mut record = vec![];
-    encode_record(&model.keys()[&b"k"[..]].record, &mut record);
+    encode_record(&model.keys()[&b"k"[..]].record, None, &mut record);
     let server = Server::start();
     let conn = &mut server.conn();
     conn.run("MAOS.SET k v").int();

@@ -1,21 +1,34 @@
 //! The server's digest of a value, computed here from what the model holds.
 
-use maos_core::digest::{show, Digest};
-use maos_core::model::Held;
+use maos_core::digest::{show, show_definition, Digest};
+use maos_core::model::{Defined, Held, Model};
 use sha1_smol::Sha1;
 
 type Hash = [u8; 20];
 
 /// What `DEBUG DIGEST-VALUE` must show for a key that holds this.
-pub fn of(held: &Held) -> String {
+pub fn of(model: &Model, held: &Held) -> String {
+    let record = &held.record;
+    sealed(held.expires_ms.is_some(), |value| {
+        show(record, model.share(record), value)
+    })
+}
+
+/// What it must show for a key that defines a partition.
+pub fn of_partition(defined: &Defined) -> String {
+    let expires = defined.expires_ms.is_some();
+    sealed(expires, |value| show_definition(&defined.definition, value))
+}
+
+fn sealed(expires: bool, show: impl FnOnce(&mut Value)) -> String {
     /// The number of the server's object type for a module's value.
     const OBJ_MODULE: u32 = 5;
     let mut hash = Hash::default();
     mix(&mut hash, &OBJ_MODULE.to_be_bytes());
     let mut value = Value::default();
-    show(&held.record, &mut value);
+    show(&mut value);
     xor(&mut hash, &value.sealed);
-    if held.expires_ms.is_some() {
+    if expires {
         xor(&mut hash, b"!!expire!!");
     }
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
