@@ -623,6 +623,7 @@ impl Bed {
         bed.keys
             .extend(["charged:0", "charged:9", "leaving:0", "share", "leaving"]);
         bed.held = bed.looks();
+        wait_synced(&bed.master, &bed.replica);
         Some(bed)
     }
 

@@ -174,6 +174,17 @@ impl Oracle {
         }
     }
 
+    /// The next request to be sent in this way. A key that expires at once is in its partition until somebody looks,
+    /// and in the midst of a batch nobody does.
+    fn next_in(&mut self, way: Way) -> Words {
+        loop {
+            let request = self.next();
+            if way == Way::Single || self.busy || !expires_soon(&request) {
+                return request;
+            }
+        }
+    }
+
     fn plain(&mut self) -> Words {
         let g = &mut self.generator;
         let ours: Vec<_> = g
@@ -246,7 +257,7 @@ impl Oracle {
             } else {
                 1 + self.generator.rng.below(12)
             };
-            let batch: Vec<Words> = (0..size).map(|_| self.next()).collect();
+            let batch: Vec<Words> = (0..size).map(|_| self.next_in(way)).collect();
             let before: BTreeSet<_> = self.model.keys().keys().cloned().collect();
             self.batch(conn, way, &batch);
             self.settle();
@@ -559,6 +570,24 @@ pub fn load_function(conn: &mut Conn) -> bool {
         "#!lua name=oracle\nredis.register_function('oracle', function(KEYS, ARGV) {BODY} end)"
     );
     !cmd!(conn, "FUNCTION", "LOAD", library).is_err()
+}
+
+/// Whether some words of a request would have a key expire within a minute, or before now.
+fn expires_soon(request: &[Vec<u8>]) -> bool {
+    let now_ms = i128::from(now_us() / 1000);
+    request.windows(2).any(|pair| {
+        let number = std::str::from_utf8(&pair[1]).ok();
+        let Some(n) = number.and_then(|n| n.parse::<i128>().ok()) else {
+            return false;
+        };
+        match pair[0].to_ascii_uppercase().as_slice() {
+            b"PX" => n < 60_000,
+            b"EX" => n < 60,
+            b"PXAT" => n < now_ms + 60_000,
+            b"EXAT" => n < now_ms / 1000 + 60,
+            _ => false,
+        }
+    })
 }
 
 fn spec_of(request: &[Vec<u8>]) -> Option<&'static CommandSpec> {
