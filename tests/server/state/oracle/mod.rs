@@ -164,7 +164,7 @@ impl Oracle {
         loop {
             let request = self.generator.request(&self.model);
             // What the pass charges, and when, is not foreseen; nor is what an audit finds after a RENAME.
-            let of_partitions = request[0].eq_ignore_ascii_case(b"MAOS.PARTITION");
+            let of_partitions = is_partition(&request);
             let audits = request
                 .iter()
                 .any(|word| word.eq_ignore_ascii_case(b"AUDIT"));
@@ -257,7 +257,15 @@ impl Oracle {
             } else {
                 1 + self.generator.rng.below(12)
             };
-            let batch: Vec<Words> = (0..size).map(|_| self.next_in(way)).collect();
+            let mut batch: Vec<Words> = Vec::new();
+            while batch.len() < size {
+                let request = self.next_in(way);
+                // The key may have become a partition's earlier in the batch, and those we leave to our own commands.
+                let ours = spec_of(&request).is_some();
+                if ours || !batch.iter().any(|earlier| is_partition(earlier)) {
+                    batch.push(request);
+                }
+            }
             let before: BTreeSet<_> = self.model.keys().keys().cloned().collect();
             self.batch(conn, way, &batch);
             self.settle();
@@ -570,6 +578,10 @@ pub fn load_function(conn: &mut Conn) -> bool {
         "#!lua name=oracle\nredis.register_function('oracle', function(KEYS, ARGV) {BODY} end)"
     );
     !cmd!(conn, "FUNCTION", "LOAD", library).is_err()
+}
+
+fn is_partition(request: &[Vec<u8>]) -> bool {
+    request[0].eq_ignore_ascii_case(b"MAOS.PARTITION")
 }
 
 /// Whether some words of a request would have a key expire within a minute, or before now.
