@@ -364,7 +364,7 @@ fn an_audit_finds_what_is_wrong_and_sets_it_right() {
 }
 
 /// A step of traffic in which everything happens to keys of partitions.
-fn happens(conn: &mut Conn, rng: &mut Rng) {
+fn happens(conn: &mut Conn, rng: &mut Rng) -> String {
     // All of one length: what a RENAME adds to a name is charged by the pass, whatever room there is.
     let key = |rng: &mut Rng| {
         let group = rng.pick(&["a:short", "a:long:", "b:beside", "free:by"]);
@@ -398,9 +398,9 @@ fn happens(conn: &mut Conn, rng: &mut Rng) {
         28 => {
             let dump = conn.run(&format!("DUMP {k}"));
             if !dump.is_nil() {
-                cmd!(conn, "RESTORE", l, "0", dump.bytes(), "REPLACE");
+                cmd!(conn, "RESTORE", &l, "0", dump.bytes(), "REPLACE");
             }
-            return;
+            return format!("RESTORE {l} from {k}");
         }
         _ => {
             let n = rng.below(3);
@@ -409,6 +409,7 @@ fn happens(conn: &mut Conn, rng: &mut Rng) {
     };
     // Refused or not.
     conn.run(&line);
+    line
 }
 
 fn traffic(conn: &mut Conn, rng: &mut Rng, steps: usize) {
@@ -426,10 +427,10 @@ fn no_quota_is_passed_by_any_step() {
     println!("MAOS_TEST_SEED={seed}");
     let rng = &mut Rng::new(seed);
     for step in 0..number("MAOS_TEST_REQUESTS", 4000) {
-        happens(conn, rng);
+        let line = happens(conn, rng);
         for shown in conn.run("MAOS.PARTITION LIST").array() {
             let (used, quota) = (shown.field("used").int(), shown.field("quota").int());
-            assert!(used <= quota, "{step}: {shown}");
+            assert!(used <= quota, "{step}, after {line}: {shown}");
         }
     }
 }
