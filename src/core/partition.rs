@@ -728,11 +728,7 @@ impl Directory {
                 let Some(entry) = self.get(place).filter(|_| after > before) else {
                     return Ok(());
                 };
-                let text = format!(
-                    "the key belongs to the partition {}, of which this node has not heard (yet): write with the PARTITION that it is to belong to, or try again",
-                    Quoted(&entry.name)
-                );
-                return Err(Refusal::new(Code::NotFound, text));
+                return Err(unheard_of(entry));
             }
             Target::Is(place, chosen) => {
                 let dies = self
@@ -786,11 +782,13 @@ impl Directory {
     /// Whether a partition has room for so many bytes more, for which nothing can make room.
     ///
     /// # Errors
-    /// `QUOTA` if it has not; `BUSY` as [`admit`](Directory::admit).
+    /// `QUOTA` if it has not; `NOTFOUND` if the partition may not have been heard of yet; `BUSY` as
+    /// [`admit`](Directory::admit).
     pub fn admit_bytes(&self, place: Place, more: u64, ledger: &dyn Ledger) -> Result<(), Refusal> {
         let none: &Records<'_, '_> = &|_, _| None;
-        match more {
-            0 => Ok(()),
+        match self.get(place).filter(|e| e.definition.is_none()) {
+            _ if more == 0 => Ok(()),
+            Some(entry) if !self.complete => Err(unheard_of(entry)),
             _ => self.make_room(place, more, &mut [], none, ledger, &mut |_, _, _| false),
         }
     }
@@ -904,6 +902,15 @@ fn unknown(name: &[u8]) -> Refusal {
     let text = format!(
         "there is no partition {}; MAOS.PARTITION LIST shows those that there are",
         Quoted(name)
+    );
+    Refusal::new(Code::NotFound, text)
+}
+
+#[cold]
+fn unheard_of(entry: &Entry) -> Refusal {
+    let text = format!(
+        "the key belongs to the partition {}, of which this node has not heard (yet): write with the PARTITION that it is to belong to, or try again",
+        Quoted(&entry.name)
     );
     Refusal::new(Code::NotFound, text)
 }

@@ -26,13 +26,11 @@ use maos_core::Stamp;
 use super::api::{api, raw};
 use super::call::flags;
 use super::keys::is_elsewhere;
-use super::lineage::context;
 use super::node::{node, now_us, Node};
-use super::{failpoint, guard, ledger, partitions, pause};
+use super::{cluster, failpoint, guard, ledger, partitions};
 
-/// The kind of our messages, and how each begins: modules whose names are short share one space of kinds.
+/// The kind of our messages.
 const KIND: u8 = 0xA6;
-const MARK: &[u8; 5] = b"maos\x01";
 
 const BEAT: u8 = 0;
 const ASK: u8 = 1;
@@ -53,9 +51,6 @@ const NEVER_US: u64 = 10_000_000;
 /// For how long what a node said is kept that is no master any more: who takes its place is heard by then.
 const KEPT_US: u64 = 3_000_000;
 
-/// The length of a node's name.
-const NAME: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
-
 /// What is known of another master.
 #[derive(Default)]
 struct Peer {
@@ -63,6 +58,7 @@ struct Peer {
     seen_us: u64,
     /// When it last said something; 0: never.
     heard_us: u64,
+    /// A majority does not reach it. One that only this node does not reach may still write.
     failed: bool,
     /// The life that it tells of, and how many changes of it have been heard.
     known: Option<(u64, u64)>,
@@ -120,7 +116,7 @@ fn with<T>(then: impl FnOnce(&mut Bus) -> T) -> T {
 
 /// Asks for the messages of other nodes.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
-    CLUSTER.store(pause::is_cluster(), Relaxed);
+    CLUSTER.store(cluster::is_cluster(), Relaxed);
     // SAFETY: in OnLoad, with its context; outside a cluster the server does nothing.
     unsafe { api!(RedisModule_RegisterClusterMessageReceiver)(ctx, KIND, Some(message)) };
 }
@@ -148,9 +144,7 @@ struct Message(Vec<u8>);
 
 impl Message {
     fn new(kind: u8) -> Message {
-        let mut text = MARK.to_vec();
-        text.push(kind);
-        Message(text)
+        Message(cluster::begin(kind))
     }
 
     fn number(mut self, n: u64) -> Message {
@@ -176,26 +170,8 @@ impl Message {
 
     /// To a node, or to all.
     fn send(self, to: Option<&str>) {
-        let mut name = [0u8; NAME + 1];
-        let to = match to {
-            Some(to) if to.len() == NAME => {
-                name[..NAME].copy_from_slice(to.as_bytes());
-                name.as_ptr()
-            }
-            Some(_) => return,
-            None => std::ptr::null(),
-        };
-        // SAFETY: our own context; the server copies name and message. A node that is not connected asks when
-        // it is.
-        unsafe {
-            api!(RedisModule_SendClusterMessage)(
-                context(0),
-                to.cast(),
-                KIND,
-                self.0.as_ptr().cast(),
-                self.0.len() as u32,
-            )
-        };
+        // A node that is not connected asks when it is.
+        cluster::send(KIND, to, &self.0);
     }
 }
 
@@ -249,23 +225,11 @@ unsafe extern "C" fn message(
 ) {
     guard::run(|| {
         failpoint::hit("bus");
-        // SAFETY: the server gives a node's name, of a fixed length, and `len` bytes.
-        let (sender, payload) = unsafe {
-            (
-                std::slice::from_raw_parts(sender.cast::<u8>(), NAME),
-                std::slice::from_raw_parts(payload, len as usize),
-            )
-        };
-        let rest = payload
-            .strip_prefix(MARK)
-            .filter(|_| payload.len() <= MESSAGE_MAX);
-        let (Ok(sender), Some((kind, rest))) = (
-            std::str::from_utf8(sender),
-            rest.and_then(<[u8]>::split_first),
-        ) else {
-            return;
-        };
-        understand(sender, *kind, Said(rest));
+        // SAFETY: the server's arguments, in its callback.
+        let heard = unsafe { cluster::heard(sender, payload, len) };
+        if let Some((sender, kind, rest)) = heard.filter(|(.., rest)| rest.len() <= MESSAGE_MAX) {
+            understand(sender, kind, Said(rest));
+        }
     });
 }
 
@@ -646,7 +610,7 @@ pub fn flush() {
 #[cold]
 fn flush_now() {
     URGENT.store(false, Relaxed);
-    guard::run(|| match pause::is_cluster() {
+    guard::run(|| match cluster::is_cluster() {
         true => {
             tell_changes();
             tell_usage(None, false);
@@ -667,37 +631,24 @@ pub fn hurry() {
 
 /// Looks at who is a master that serves, and forgets who is none any more.
 fn look_at_cluster() {
-    let Some(text) = pause::said([c"CLUSTER", c"NODES"], None) else {
+    let Some(nodes) = cluster::nodes() else {
         return;
     };
-    let (mut masters, mut own_master) = (vec![], None);
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [name, _, flags, master, ..] = words[..] else {
-            continue;
-        };
-        let has = |flag: &str| flags.split(',').any(|f| f == flag);
-        let serves = words.iter().skip(8).any(|slots| !slots.starts_with('['));
-        if has("myself") {
-            own_master = (master.len() == NAME).then(|| master.to_owned());
-        } else if has("master") && serves && name.len() == NAME {
-            masters.push((name.to_owned(), has("fail") || has("fail?")));
-        }
-    }
+    let masters: Vec<_> = nodes.masters.iter().filter(|m| !m.is_myself).collect();
     let now = now_us();
     let forgotten: Vec<String> = with(|b| {
-        b.master = own_master;
+        b.master = nodes.own_master.clone();
         for (name, peer) in &mut b.peers {
-            match masters.iter().find(|(n, _)| n == name) {
-                Some((_, failed)) => (peer.failed, peer.left_us) = (*failed, None),
-                None => drop(peer.left_us.get_or_insert(now)),
+            if !masters.iter().any(|m| m.name == *name) {
+                peer.left_us.get_or_insert(now);
             }
         }
-        for (name, failed) in masters {
-            let peer = b.peers.entry(name).or_default();
+        for master in masters {
+            let peer = b.peers.entry(master.name.clone()).or_default();
             if peer.seen_us == 0 {
-                (peer.seen_us, peer.failed) = (now, failed);
+                peer.seen_us = now;
             }
+            (peer.failed, peer.left_us) = (master.failed, None);
         }
         let waits = !b.all_heard(now);
         let over =

@@ -41,7 +41,7 @@ unsafe extern "C" fn happened(
     _: *mut raw::RedisModuleCtx,
     event: raw::RedisModuleEvent,
     sub: u64,
-    _: *mut c_void,
+    data: *mut c_void,
 ) {
     // Before all else, and it cannot panic: to miss this is to lose data. Some that bring no listener
     // are not told apart.
@@ -59,13 +59,19 @@ unsafe extern "C" fn happened(
                     partitions::look_at_all(false);
                 }
             }
-            raw::REDISMODULE_EVENT_FLUSHDB | raw::REDISMODULE_EVENT_SWAPDB => {
+            raw::REDISMODULE_EVENT_FLUSHDB => {
                 lineage::replaced(false);
                 waiting::look_at_all();
-                let flush_begins = raw::REDISMODULE_SUBEVENT_FLUSHDB_START;
-                if event.id == raw::REDISMODULE_EVENT_SWAPDB || sub != flush_begins {
+                if sub != raw::REDISMODULE_SUBEVENT_FLUSHDB_START {
                     partitions::look_at_all(true);
                 }
+            }
+            raw::REDISMODULE_EVENT_SWAPDB => {
+                lineage::replaced(false);
+                waiting::look_at_all();
+                // SAFETY: what comes with this event, in the form that was asked for.
+                let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
+                partitions::swapped(swap.dbnum_first, swap.dbnum_second);
             }
             _ => {}
         }

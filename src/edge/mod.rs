@@ -9,6 +9,7 @@ pub mod api;
 pub mod background;
 pub mod bus;
 pub mod call;
+pub mod cluster;
 pub mod config;
 pub mod conflicts;
 pub mod events;

@@ -125,17 +125,19 @@ impl Node {
         }
     }
 
-    /// Whether a partition has room for a whole record that comes to a key of it and takes so many bytes more, where
-    /// so many go.
+    /// Whether a partition has room for a whole record that comes to a key of it, where so many bytes go.
     ///
     /// # Errors
-    /// `QUOTA` if it has not.
-    pub fn admit_whole(&self, record: &Record, extra: u64, replaced: u64) -> Result<(), Refusal> {
-        let obeys = flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_MASTER == 0;
+    /// `QUOTA` if it has not; `NOTFOUND` if this node may not have heard of the partition yet.
+    pub fn admit_whole(&self, record: &Record, replaced: u64) -> Result<(), Refusal> {
+        let now = flags(std::ptr::null_mut());
+        let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+        // What a master or the AOF says has been admitted once.
+        let obeys = now & raw::REDISMODULE_CTX_FLAGS_MASTER == 0 || now & loading != 0;
         if obeys || !record.member().place().is_some() {
             return Ok(());
         }
-        let more = (record.charge() as u64 + extra).saturating_sub(replaced);
+        let more = (record.charge() as u64).saturating_sub(replaced);
         self.shares
             .admit_bytes(record.member().place(), more, &ledger::Here)
     }

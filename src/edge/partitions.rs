@@ -279,6 +279,20 @@ pub fn look_at_all(emptied: bool) {
     bus::all_changed();
 }
 
+/// Two databases have changed places, and the keys with them.
+pub fn swapped(first: i32, second: i32) {
+    with(|p| {
+        for local in p.local.values_mut() {
+            local.db = match local.db {
+                db if db == first => second,
+                db if db == second => first,
+                db => db,
+            };
+        }
+    });
+    look_at_all(true);
+}
+
 /// Whether a key still holds this definition.
 fn defines(db: i32, name: &[u8], definition: &Arc<Definition>) -> bool {
     let ctx = context(db);

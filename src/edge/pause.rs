@@ -20,24 +20,19 @@ use maos_core::{Code, Refusal};
 
 use super::api::{api, raw};
 use super::call::flags;
-use super::lineage::context;
+use super::cluster::{self, Master};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
 use super::{failpoint, guard, log};
 
-/// The kind of our messages on the cluster bus. Modules whose names are short share one space of kinds, so
-/// each message begins with our name too.
+/// The kind of our messages on the cluster bus.
 const KIND: u8 = 0xA5;
-const MARK: &[u8; 5] = b"maos\x01";
 const ASKED: u8 = 0;
 const SURE: u8 = 1;
 const UNSURE: u8 = 2;
 
 /// The first pause before the others are asked again, and the longest: it doubles in between.
 const AGAIN_US: [u64; 2] = [100_000, 3_200_000];
-
-/// The length of a node's name.
-const NAME: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
 
 /// The wall clock when the node was last looked at awake.
 static SEEN_US: AtomicU64 = AtomicU64::new(0);
@@ -149,7 +144,7 @@ impl Watch {
 impl Doubt {
     fn refusal(&self, limit_us: u64) -> Refusal {
         let (slept_ms, limit_ms) = (self.slept_us / 1000, limit_us / 1000);
-        let text = if is_cluster() {
+        let text = if cluster::is_cluster() {
             let (sure, needed) = self.count;
             format!("this node slept for {slept_ms} ms, longer than the cluster's node timeout of {limit_ms} ms, and may have been replaced: it grants and compares nothing until a majority of the masters has confirmed it ({sure} of {needed} so far). Try again")
         } else {
@@ -193,7 +188,7 @@ fn look(now_us: u64) {
     if !doubts {
         return;
     }
-    if is_cluster() {
+    if cluster::is_cluster() {
         // To judge is to list all nodes: with each question and each answer, not with each request refused.
         if ask(steady_us) {
             judge();
@@ -250,20 +245,14 @@ unsafe extern "C" fn message(
 ) {
     guard::run(|| {
         failpoint::hit("message");
-        // SAFETY: the server gives a node's name, of a fixed length, and `len` bytes.
-        let (sender, payload) = unsafe {
-            (
-                std::slice::from_raw_parts(sender.cast::<u8>(), NAME),
-                std::slice::from_raw_parts(payload, len as usize),
-            )
-        };
-        let sender = String::from_utf8_lossy(sender).into_owned();
-        let Some((kind, number)) = payload.strip_prefix(MARK).and_then(understood) else {
+        // SAFETY: the server's arguments, in its callback.
+        let heard = unsafe { cluster::heard(sender, payload, len) };
+        let Some((sender, kind, number)) = heard.and_then(understood) else {
             return;
         };
         if kind == ASKED {
-            if let Some(answer) = answer(&sender) {
-                send(Some(&sender), answer, number);
+            if let Some(answer) = answer(sender) {
+                send(Some(sender), answer, number);
             }
             return;
         }
@@ -271,8 +260,8 @@ unsafe extern "C" fn message(
             let asked = w.doubt.as_mut().filter(|d| d.began_us == number);
             if let Some(doubt) = asked {
                 match kind {
-                    SURE => doubt.sure.insert(sender),
-                    _ => doubt.unsure.insert(sender),
+                    SURE => doubt.sure.insert(sender.to_owned()),
+                    _ => doubt.unsure.insert(sender.to_owned()),
                 };
             }
         });
@@ -280,15 +269,14 @@ unsafe extern "C" fn message(
     });
 }
 
-fn understood(rest: &[u8]) -> Option<(u8, u64)> {
-    let (kind, number) = rest.split_first()?;
-    Some((*kind, u64::from_le_bytes(number.try_into().ok()?)))
+fn understood<'m>((sender, what, rest): (&'m str, u8, &[u8])) -> Option<(&'m str, u8, u64)> {
+    Some((sender, what, u64::from_le_bytes(rest.try_into().ok()?)))
 }
 
 /// What is to be said of a node that asks; nothing if it is not seen as a master that serves.
 fn answer(asks: &str) -> Option<u8> {
     let masters = masters();
-    masters.iter().find(|m| m.name == *asks && !m.failed)?;
+    masters.iter().find(|m| m.name == *asks && !m.silent)?;
     let steady_us = steady_us();
     let now_us = now_us();
     // Who slept hears the question before it has looked at its own clock.
@@ -303,103 +291,26 @@ fn answer(asks: &str) -> Option<u8> {
     Some(if slept { UNSURE } else { SURE })
 }
 
-fn send(to: Option<&str>, kind: u8, number: u64) {
-    let mut text = MARK.to_vec();
-    text.push(kind);
+fn send(to: Option<&str>, what: u8, number: u64) {
+    let mut text = cluster::begin(what);
     text.extend_from_slice(&number.to_le_bytes());
-    let mut name = [0u8; NAME + 1];
-    let to = match to {
-        Some(to) => {
-            name[..NAME].copy_from_slice(&to.as_bytes()[..NAME]);
-            name.as_ptr()
-        }
-        None => std::ptr::null(),
-    };
-    // SAFETY: our own context; the server copies name and message. A node that is not connected is asked
-    // again later.
-    unsafe {
-        api!(RedisModule_SendClusterMessage)(
-            context(0),
-            to.cast(),
-            KIND,
-            text.as_ptr().cast(),
-            text.len() as u32,
-        )
-    };
+    // A node that is not connected is asked again later.
+    cluster::send(KIND, to, &text);
 }
 
-/// A master that serves slots, as this node sees it.
-struct Master {
-    name: String,
-    is_myself: bool,
-    failed: bool,
-}
-
-/// All masters that serve slots: those whose votes count.
+/// All masters that serve slots.
 fn masters() -> Vec<Master> {
-    let text = said([c"CLUSTER", c"NODES"], None).unwrap_or_default();
-    text.lines().filter_map(master).collect()
-}
-
-/// A line of `CLUSTER NODES`: name, address, flags, master, two times, epoch, link, slots.
-fn master(line: &str) -> Option<Master> {
-    let mut words = line.split(' ');
-    let name = words.next()?;
-    let mut flags = words.nth(1)?.split(',');
-    let has_slots = words.skip(5).any(|slots| !slots.starts_with('['));
-    let has = |flag: &str| flags.clone().any(|f| f == flag);
-    let master = Master {
-        name: name.to_owned(),
-        is_myself: has("myself"),
-        failed: has("fail") || has("fail?"),
-    };
-    (flags.any(|f| f == "master") && has_slots && name.len() == NAME).then_some(master)
-}
-
-/// Whether this server is a node of a cluster.
-pub fn is_cluster() -> bool {
-    flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0
+    cluster::nodes().unwrap_or_default().masters
 }
 
 /// How long this node may sleep.
 fn limit_us() -> u64 {
-    if !is_cluster() {
+    if !cluster::is_cluster() {
         return node().limits.pause_us;
     }
-    let said = said([c"CONFIG", c"GET"], Some(c"cluster-node-timeout"));
+    let said = cluster::said([c"CONFIG", c"GET"], Some(c"cluster-node-timeout"));
     let ms = said.and_then(|text| text.parse::<u64>().ok());
     ms.unwrap_or(15_000) * 1000
-}
-
-/// What the server says to a command of its own: a text, or the second of a pair.
-pub fn said(command: [&std::ffi::CStr; 2], argument: Option<&std::ffi::CStr>) -> Option<String> {
-    let [name, sub] = command.map(|word| word.as_ptr());
-    let ctx = context(0);
-    // SAFETY: the formats say how many strings follow; the reply lives until it is freed.
-    unsafe {
-        let reply = match argument {
-            None => api!(RedisModule_Call)(ctx, name, c"c".as_ptr(), sub),
-            Some(arg) => api!(RedisModule_Call)(ctx, name, c"cc".as_ptr(), sub, arg.as_ptr()),
-        };
-        if reply.is_null() {
-            return None;
-        }
-        let text = match argument {
-            None => reply,
-            Some(_) => api!(RedisModule_CallReplyArrayElement)(reply, 1),
-        };
-        let mut len = 0;
-        let start = match text.is_null() {
-            true => std::ptr::null(),
-            false => api!(RedisModule_CallReplyStringPtr)(text, &raw mut len),
-        };
-        let said = (!start.is_null()).then(|| {
-            let bytes = std::slice::from_raw_parts(start.cast::<u8>(), len);
-            String::from_utf8_lossy(bytes).into_owned()
-        });
-        api!(RedisModule_FreeCallReply)(reply);
-        said
-    }
 }
 
 /// A clock that goes on while the machine sleeps, where there is one, in microseconds.

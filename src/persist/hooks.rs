@@ -83,7 +83,7 @@ pub unsafe extern "C" fn mem_usage(
     .unwrap_or(0)
 }
 
-/// How many allocations it takes to free the value: the server frees large ones in a thread.
+/// How much work it is to free the value; beyond [`FREED_LATER`] the server may do it in a thread.
 ///
 /// # Safety
 /// Called by the server.
@@ -94,9 +94,24 @@ pub unsafe extern "C" fn free_effort(
     guard::run(|| {
         failpoint::hit("free effort");
         // SAFETY: the server gives a value of our type.
-        unsafe { record(value) }.allocations()
+        effort(unsafe { record(value) })
     })
     .unwrap_or(1)
+}
+
+/// What the servers take to be so much work that a thread had better do it.
+const FREED_LATER: usize = 64;
+
+/// The work of freeing a record. A sixteenth of its allocations: to free a thousand takes about as long as to have it
+/// done elsewhere, and what lies waiting there is still charged to its partition.
+fn effort(record: &Record) -> usize {
+    // None would be taken to be more than can be told.
+    1 + record.allocations() / 16
+}
+
+/// Whether a record is gone as soon as its key has no use for it.
+pub fn is_freed_at_once(record: &Record) -> bool {
+    effort(record) <= FREED_LATER
 }
 
 /// A key with this value has been removed, or gets another. On the main thread: what takes long is freed
@@ -150,7 +165,7 @@ pub unsafe extern "C" fn copy(
                 (db, if name.is_null() { &[] } else { bytes_of(name) })
             };
             copy.set_member(copy.member().of_key(name.len()));
-            if let Err(refusal) = node().admit_whole(&copy, 0, 0) {
+            if let Err(refusal) = node().admit_whole(&copy, 0) {
                 log::notice(&format!("a key was not copied: {refusal}"));
                 return ptr::null_mut();
             }

@@ -11,7 +11,6 @@ use maos_core::Stamp;
 use super::{boxed, restore};
 use crate::edge::api::{api, raw};
 use crate::edge::call::flags;
-use crate::edge::keys::is_elsewhere;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us, Node};
 use crate::edge::{failpoint, guard, log, members};
@@ -100,12 +99,8 @@ unsafe fn record(io: *mut raw::RedisModuleIO, bytes: &[u8]) -> Result<Record, Da
     // SAFETY: by the caller.
     unsafe {
         let place = restore::place(io).filter(|_| record.member().place().is_some());
-        if let Some((db, name)) = place {
+        if let Some((_, name)) = place {
             record.set_member(record.member().of_key(name.len()));
-            // Before anything is decided about it: what is decided is told.
-            if from_client && !is_elsewhere(db, name) {
-                restore::admit(db, name, &record)?;
-            }
         }
         if !restore::obey(io, &mut record) && from_client {
             restore::decide(io, &mut record)?;

@@ -14,6 +14,7 @@ use crate::edge::failpoint;
 use crate::edge::keys::{is_elsewhere, Key, Mode};
 use crate::edge::lineage::{self, Name, Note};
 use crate::edge::node::{node, now_us};
+use crate::persist::hooks::is_freed_at_once;
 
 /// The key that is loaded, and its database. `None` if another module loads a value for itself.
 ///
@@ -30,31 +31,30 @@ pub unsafe fn place<'io>(io: *mut raw::RedisModuleIO) -> Option<(i32, &'io [u8])
 /// Looks at what a client RESTOREs on a master.
 ///
 /// # Errors
-/// If no stamp is left above it.
+/// If no stamp is left above it, or its partition has no room for it.
 ///
 /// # Safety
 /// `io` must be the server's, in its callback.
 pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result<(), Damaged> {
     failpoint::hit("restore decide");
     // SAFETY: by the caller.
-    let Some((db, key)) = (unsafe { place(io) }) else {
+    let Some((db, key)) = (unsafe { place(io) }).filter(|(db, key)| !is_elsewhere(*db, key)) else {
         return Ok(());
     };
     let was = record.current().stamp();
     let again = record.live().is_some() && may_have_seen(db, key, was, record);
     let locked = record.leased_until_ms() > 0;
-    if !(again || locked) || is_elsewhere(db, key) {
-        return Ok(());
+    if !(again || locked) {
+        return admit(db, key, record);
     }
     if record.is_bare() {
         return Err(Damaged(
             "it is a lock without a value, which is not restored",
         ));
     }
-    let node = &mut *node();
     let now_us = now_us();
     let now = match again {
-        true => node.next_stamp(now_us),
+        true => node().next_stamp(now_us),
         false => was,
     };
     if now > Stamp::MAX {
@@ -62,6 +62,9 @@ pub unsafe fn decide(io: *mut raw::RedisModuleIO, record: &mut Record) -> Result
     }
     let restored = Restored { was, now };
     restored.apply(record);
+    admit(db, key, record)?;
+    // From here on nothing is refused: what was decided is told.
+    let node = &mut *node();
     if again {
         node.committed(now, now, now_us);
     }
@@ -107,18 +110,20 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
 ///
 /// # Errors
 /// If it has not.
-pub fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
+fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
+    if !record.member().place().is_some() {
+        return Ok(());
+    }
     let ctx = lineage::context(db);
     let name = Name::new(ctx, key);
     // SAFETY: the context and the string outlive the key, which nobody else has open.
     let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
     let held = held.as_ref().ok().and_then(Key::record);
     let replaced = held.filter(|h| h.member().place() == record.member().place());
-    let replaced = replaced.map_or(0, Record::charge);
-    // It may get one more version on top, with the same value.
-    let again = Record::recount(record, key.len()) + record.current().blob_len() + 256;
-    let again = again - record.charge();
+    // The room of what lies there still for a while is no room for more.
+    let shrinks = |h: &&Record| record.charge() <= h.charge();
+    let replaced = replaced.filter(|h| shrinks(h) || is_freed_at_once(h));
     node()
-        .admit_whole(record, again as u64, replaced as u64)
+        .admit_whole(record, replaced.map_or(0, Record::charge) as u64)
         .map_err(|_| Damaged("its partition has no room for it"))
 }

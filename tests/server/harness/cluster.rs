@@ -154,6 +154,23 @@ impl Cluster {
         set(&mut target, "NODE", &target_id);
         set(&mut source, "NODE", &target_id);
         self.wait_owner(slot, to.port());
+        self.wait_epoch(&mut target);
+    }
+
+    /// Waits until all nodes know the epoch that a node has taken for itself. One that does not would take the same
+    /// for its next slot; two owners of one epoch then quarrel about the slot, and a third never hears who won.
+    fn wait_epoch(&self, owner: &mut Conn) {
+        let id = node_id(owner);
+        let epoch = cluster_info(owner)["cluster_my_epoch"].clone();
+        for node in &self.nodes {
+            let mut conn = node.conn();
+            let what = format!("node {} knows of epoch {epoch}", node.port());
+            eventually(PATIENCE, &what, || {
+                let nodes = conn.run("CLUSTER NODES");
+                let line = nodes.text().lines().find(|l| l.starts_with(&id));
+                line.and_then(|l| l.split(' ').nth(6)) == Some(&epoch)
+            });
+        }
     }
 
     fn wait_owner(&self, slot: u16, port: u16) {
