@@ -76,7 +76,8 @@ commands_without_id! {
     Renew => wire::RenewReply, Locks => wire::LocksReply<'static>,
     PartitionCreate => wire::DefinedReply, PartitionAlter => wire::DefinedReply,
     PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
-    PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply
+    PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply,
+    PartitionHelp => wire::HelpReply
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may

@@ -111,9 +111,9 @@ pub use update::{Next, UpdateOptions, Updated};
 pub mod wire {
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::partition::{
-        AuditReply, Class, DefinedReply, DroppedReply, OnFull, PartitionAlter, PartitionCreate,
-        PartitionDrop, PartitionInfo, PartitionList, PartitionPool, PartitionReply,
-        PartitionsReply, PoolReply, Terms,
+        AuditReply, Class, DefinedReply, DroppedReply, HelpReply, OnFull, PartitionAlter,
+        PartitionCreate, PartitionDrop, PartitionHelp, PartitionInfo, PartitionList, PartitionPool,
+        PartitionReply, PartitionsReply, PoolReply, Terms,
     };
     pub use maos_core::wire::state::*;
     pub use maos_core::wire::txn::{

@@ -30,7 +30,7 @@ use crate::refusal::Quoted;
 use crate::state::Env;
 use crate::wire::partition::*;
 use crate::wire::update::Strategy;
-use crate::wire::{Reply, Request};
+use crate::wire::{reference, Reply, Request};
 use crate::{Code, Refusal, Stamp};
 
 /// The place of a partition in its node's [`Directory`]; none for a record that no partition is charged with.
@@ -1372,5 +1372,13 @@ impl<'a> SurveyCommand<'a> for PartitionPool<'a> {
             keys: used.keys,
             partitions: shares.count() as u64,
         })
+    }
+}
+
+impl<'a> SurveyCommand<'a> for PartitionHelp<'a> {
+    type Reply = HelpReply;
+
+    fn answer(&self, _: &dyn Survey) -> Result<HelpReply, Refusal> {
+        Ok(HelpReply(reference::help(Self::SPEC.names().0)))
     }
 }

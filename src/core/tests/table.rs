@@ -317,6 +317,8 @@ proptest! {
         same(&r, &r.encode());
         let r = PartitionPool::default();
         same(&r, &r.encode());
+        let r = PartitionHelp::default();
+        same(&r, &r.encode());
         let mut all: Vec<&[u8]> = keys.iter().map(|(k, _, _)| &k[..]).collect();
         all.sort_unstable();
         all.dedup();

@@ -25,7 +25,8 @@ use crate::Refusal;
 pub mod requests {
     pub use super::lock::{Lock, Locks, MLock, Renew, Unlock};
     pub use super::partition::{
-        PartitionAlter, PartitionCreate, PartitionDrop, PartitionInfo, PartitionList, PartitionPool,
+        PartitionAlter, PartitionCreate, PartitionDrop, PartitionHelp, PartitionInfo,
+        PartitionList, PartitionPool,
     };
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
     pub use super::txn::Txn;
@@ -60,7 +61,7 @@ macro_rules! for_each_command {
             read History, read Diff, write Rollback, write Patch, write IncrBy, write Merge, write Txn,
             lock Lock, lock MLock, write Unlock, write Renew, read Locks,
             define PartitionCreate, define PartitionAlter, define PartitionDrop,
-            survey PartitionInfo, survey PartitionList, survey PartitionPool
+            survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp
         }
     };
 }

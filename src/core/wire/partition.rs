@@ -819,6 +819,63 @@ impl Reply for PoolReply {
     }
 }
 
+/// MAOS.PARTITION HELP
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct PartitionHelp<'a>(PhantomData<&'a ()>);
+
+impl<'a> Request<'a> for PartitionHelp<'a> {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "MAOS.PARTITION HELP",
+        summary: "Shows how the subcommands are used",
+        complexity: "O(1)",
+        since: "0.1.0",
+        arity: 2,
+        flags: "readonly",
+        acl: "read",
+        keys: Keys::None,
+        args: &[],
+        options: &[],
+        reply: "An array of lines.",
+        refusals: &[],
+        examples: "
+> MAOS.PARTITION HELP
+< *
+",
+        internal: false,
+    };
+
+    fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
+        Cursor::new(Self::RULES, args).option()?;
+        Ok(PartitionHelp::default())
+    }
+
+    fn encode(&self) -> Vec<Vec<u8>> {
+        vec![]
+    }
+}
+
+/// The reply of a HELP: its lines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HelpReply(pub Vec<String>);
+
+impl Reply for HelpReply {
+    fn emit(&self, to: &mut impl Sink) {
+        to.array(self.0.len());
+        for line in &self.0 {
+            to.bulk(line.as_bytes());
+        }
+    }
+
+    fn decode(value: Value) -> Decoded<Self> {
+        let line = |value: Value| {
+            let bytes = value.bytes()?.unwrap_or_default();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let lines = value.items()?.into_iter().map(line);
+        Ok(HelpReply(lines.collect::<Decoded<_>>()?))
+    }
+}
+
 /// MAOS.DEFINE name definition expires-at: a definition that was decided elsewhere, for replicas and the AOF.
 pub const DEFINE: CommandSpec = CommandSpec {
     name: "MAOS.DEFINE",

@@ -57,6 +57,13 @@ fn join(args: &[Arg], between: &str) -> String {
     parts.join(between)
 }
 
+/// What a command with subcommands says of them.
+pub fn help(container: &str) -> Vec<String> {
+    let of = COMMANDS.iter().filter(|c| c.names().0 == container);
+    let lines = of.flat_map(|c| [usage(c), format!("    {}.", c.summary)]);
+    lines.collect()
+}
+
 /// The command reference as Markdown.
 pub fn markdown() -> String {
     let mut out = String::new();

@@ -1344,6 +1344,22 @@ fn a_partition_is_a_key_like_any() {
     assert_eq!(metric(conn, "panics") + metric(there, "panics"), 0);
 }
 
+/// The server names HELP to whoever mistypes a subcommand.
+#[test]
+fn help_names_every_subcommand() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let wrong = conn.run("MAOS.PARTITION MAKE p");
+    assert!(wrong.err().contains("MAOS.PARTITION HELP"), "{wrong}");
+    let help = conn.run("MAOS.PARTITION HELP");
+    let lines: Vec<_> = help.array().iter().map(|l| l.text()).collect();
+    for sub in ["CREATE", "ALTER", "DROP", "INFO", "LIST", "POOL", "HELP"] {
+        let usage = format!("MAOS.PARTITION {sub}");
+        assert!(lines.iter().any(|l| l.starts_with(&usage)), "{lines:?}");
+    }
+    assert!(lines[0].contains("[PREFIX "), "{}", lines[0]);
+}
+
 #[test]
 fn the_pool_is_what_the_setting_says() {
     let server = Server::with(&[("maos.pool-bytes", "1000")]);
