@@ -332,6 +332,9 @@ impl std::fmt::Debug for Directory {
     }
 }
 
+/// Room for so many partitions stays when there is none any more.
+const KEPT_PLACES: usize = 64;
+
 impl Directory {
     /// One of a node that is alone: what it does not know there is not.
     pub fn complete() -> Directory {
@@ -428,13 +431,10 @@ impl Directory {
         self.names.remove(&name);
         self.entries[place.index() - 1] = None;
         self.vacant.push(place);
-        if self.names.is_empty() {
-            *self = Directory {
-                server: std::mem::take(&mut self.server),
-                complete: self.complete,
-                peers: self.peers,
-                ..Directory::default()
-            };
+        // Nothing is left of many; of few the room is soon used again.
+        if self.names.is_empty() && self.entries.len() > KEPT_PLACES {
+            (self.entries, self.vacant) = (vec![], vec![]);
+            self.names.shrink_to_fit();
         }
     }
 

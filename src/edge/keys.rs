@@ -329,7 +329,7 @@ impl<'c> ShareKey<'c> {
             let done = api!(RedisModule_ModuleTypeSetValue)(
                 self.handle,
                 persist::share_type(),
-                value.cast(),
+                value.cast_mut().cast(),
             );
             assert_eq!(
                 done,
@@ -341,17 +341,13 @@ impl<'c> ShareKey<'c> {
         }
     }
 
-    /// Has the key expire then, in milliseconds of unix time; 0: not at all.
+    /// Has the key, which holds what was just put there, expire then, in milliseconds of unix time; 0: not at all.
     pub fn expire(&mut self, at_ms: u64) {
-        // SAFETY: the key is open for writing and holds a value.
-        unsafe {
-            match at_ms {
-                0 => api!(RedisModule_SetExpire)(self.handle, raw::REDISMODULE_NO_EXPIRE.into()),
-                ms => {
-                    let ms = i64::try_from(ms).unwrap_or(i64::MAX / 2);
-                    api!(RedisModule_SetAbsExpire)(self.handle, ms)
-                }
-            };
+        // What is put in the place of something else does not inherit its end.
+        if at_ms > 0 {
+            let ms = i64::try_from(at_ms).unwrap_or(i64::MAX / 2);
+            // SAFETY: the key is open for writing and holds a value.
+            unsafe { api!(RedisModule_SetAbsExpire)(self.handle, ms) };
         }
     }
 

@@ -39,19 +39,29 @@ pub const AT_ONCE: usize = 256;
 const SWEEP: Duration = Duration::from_micros(1_500);
 const SWEEP_EVERY_MS: i64 = 8;
 
-/// A definition that is held by a key of this node. Alive as long as the value is.
+/// A definition as it is held by a key of this node: the key's value.
 pub struct Held {
     /// The definition.
     pub definition: Arc<Definition>,
-    /// Dropped with the value.
-    pub alive: Arc<()>,
+    /// Itself: alive as long as the value is.
+    me: Weak<Held>,
+}
+
+impl Held {
+    /// Makes the value.
+    pub fn new(definition: Arc<Definition>) -> Arc<Held> {
+        Arc::new_cyclic(|me| Held {
+            definition,
+            me: me.clone(),
+        })
+    }
 }
 
 /// A key of this node that defines a partition.
 struct Local {
     db: i32,
     definition: Arc<Definition>,
-    alive: Weak<()>,
+    alive: Weak<Held>,
 }
 
 /// A definition, and when it ends, in milliseconds of unix time.
@@ -69,7 +79,7 @@ struct Partitions {
     /// Temporary ones whose keys are to go.
     condemned: HashMap<Arc<[u8]>, Condemned>,
     /// Those that have been seen to go, where nobody else can have them.
-    dropped: HashMap<Arc<[u8]>, Weak<()>>,
+    dropped: HashMap<Arc<[u8]>, Weak<Held>>,
     /// Since when records name a partition that nobody defines, in milliseconds of unix time.
     missing: HashMap<Place, u64>,
     audits: HashMap<Place, AuditReply>,
@@ -78,12 +88,12 @@ struct Partitions {
 
 struct Condemned {
     /// While its value is alive it may have gone elsewhere: to another name, or another database.
-    alive: Weak<()>,
+    alive: Weak<Held>,
     at_ms: u64,
 }
 
 impl Condemned {
-    fn new(alive: Weak<()>) -> Condemned {
+    fn new(alive: Weak<Held>) -> Condemned {
         let at_ms = now_us() / 1000;
         Condemned { alive, at_ms }
     }
@@ -152,40 +162,7 @@ pub fn refresh(directory: &mut Directory) {
         changed.extend(directory.entries().map(|(_, e)| e.name.clone()));
     }
     for name in changed.drain(..) {
-        let (effective, condemned) =
-            with(|p| (p.effective(&name), p.condemned.contains_key(&*name)));
-        let listed = condemned || effective.as_ref().is_some_and(|(d, _)| is_listed(d));
-        let ends_ms = effective.as_ref().map_or(0, |(_, ends_ms)| *ends_ms);
-        let before = directory.find(&name).and_then(|p| directory.definition(p));
-        let temporary = before.map(|d| d.class == Class::Temporary);
-        let place = directory.define(&name, effective.map(|(d, _)| d));
-        if let Some(entry) = directory.get_mut(place) {
-            if ends_ms > 0 || entry.definition.is_none() {
-                entry.ends_ms = ends_ms;
-            }
-            let now = entry
-                .definition
-                .as_ref()
-                .map(|d| d.class == Class::Temporary);
-            if temporary
-                .zip(now)
-                .is_some_and(|(before, now)| before != now)
-            {
-                // Its keys have to be told whether they leave with it.
-                members::lack();
-            }
-            members::list(place, listed);
-            // One that is alive has gone elsewhere: to another name, or another database.
-            let dropped = with(|p| p.dropped.remove(&name));
-            let dropped = dropped.is_some_and(|alive| alive.strong_count() == 0);
-            if dropped && entry.definition.is_none() {
-                // Nobody is waited for, and its keys stay.
-                with(|p| p.missing.insert(place, LET_GO));
-            }
-            if entry.definition.is_none() && !condemned && ledger::Here.usage(place).keys == 0 {
-                let_go(place, directory);
-            }
-        }
+        renew(&name, directory);
     }
     // Its room is used again.
     with(|p| {
@@ -193,6 +170,45 @@ pub fn refresh(directory: &mut Directory) {
             p.changed = changed;
         }
     });
+}
+
+/// Brings what a directory says of a name up to date.
+fn renew(name: &Arc<[u8]>, directory: &mut Directory) {
+    let (effective, condemned, dropped) = with(|p| {
+        (
+            p.effective(name),
+            p.condemned.contains_key(name),
+            p.dropped.remove(name),
+        )
+    });
+    let listed = condemned || effective.as_ref().is_some_and(|(d, _)| is_listed(d));
+    let ends_ms = effective.as_ref().map_or(0, |(_, ends_ms)| *ends_ms);
+    let is_temporary = |d: &Arc<Definition>| d.class == Class::Temporary;
+    let now = effective.as_ref().map(|(d, _)| is_temporary(d));
+    let place = directory.find(name);
+    let before = place.and_then(|p| directory.definition(p).map(is_temporary));
+    let place = directory.define(name, effective.map(|(d, _)| d));
+    if before.zip(now).is_some_and(|(before, now)| before != now) {
+        // Its keys have to be told whether they leave with it.
+        members::lack();
+    }
+    let Some(entry) = directory.get_mut(place) else {
+        return;
+    };
+    if ends_ms > 0 || now.is_none() {
+        entry.ends_ms = ends_ms;
+    }
+    members::list(place, listed);
+    if now.is_some() || condemned {
+        return;
+    }
+    if ledger::Here.usage(place).keys == 0 {
+        let_go(place, directory);
+    } else if dropped.is_some_and(|alive| alive.strong_count() == 0) {
+        // Nobody is waited for, and its keys stay. One that is alive has gone elsewhere: to another name, or another
+        // database.
+        with(|p| p.missing.insert(place, LET_GO));
+    }
 }
 
 /// Forgets a name that nobody defines and no record here names.
@@ -219,7 +235,7 @@ pub fn held(db: i32, name: &[u8], held: &Held) {
     let local = Local {
         db,
         definition: held.definition.clone(),
-        alive: Arc::downgrade(&held.alive),
+        alive: held.me.clone(),
     };
     with(|p| {
         let shared: Arc<[u8]> = name.into();
@@ -234,7 +250,7 @@ pub fn held(db: i32, name: &[u8], held: &Held) {
 pub fn knows(name: &[u8], held: &Held) -> bool {
     with(|p| {
         let local = p.local.get(name);
-        local.is_some_and(|l| l.alive.ptr_eq(&Arc::downgrade(&held.alive)))
+        local.is_some_and(|l| l.alive.ptr_eq(&held.me))
     })
 }
 
@@ -242,7 +258,7 @@ pub fn knows(name: &[u8], held: &Held) -> bool {
 pub fn unlinked(name: &[u8], held: &Held) {
     let gone = with(|p| {
         let local = p.local.get(name)?;
-        if !local.alive.ptr_eq(&Arc::downgrade(&held.alive)) {
+        if !local.alive.ptr_eq(&held.me) {
             return None;
         }
         p.ended(name)

@@ -32,9 +32,8 @@ pub fn share_type() -> *mut raw::RedisModuleType {
 }
 
 /// Hands a definition to the server.
-pub fn boxed(definition: Arc<Definition>) -> *mut Held {
-    let alive = Arc::new(());
-    Box::into_raw(Box::new(Held { definition, alive }))
+pub fn boxed(definition: Arc<Definition>) -> *const Held {
+    Arc::into_raw(Held::new(definition))
 }
 
 /// Takes a definition back from the server.
@@ -43,7 +42,7 @@ pub fn boxed(definition: Arc<Definition>) -> *mut Held {
 /// `value` must come from [`boxed`] and not be used again.
 pub unsafe fn unboxed(value: *mut c_void) {
     // SAFETY: by the caller.
-    drop(unsafe { Box::from_raw(value.cast::<Held>()) });
+    drop(unsafe { Arc::from_raw(value.cast_const().cast::<Held>()) });
 }
 
 /// The definition of a value.
@@ -134,7 +133,7 @@ unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut 
                     if let Some((db, name)) = place(io) {
                         partitions::held(db, name, &*value);
                     }
-                    value.cast()
+                    value.cast_mut().cast()
                 }
                 Err(Damaged(why)) => {
                     METRICS.damaged.one();
