@@ -229,8 +229,8 @@ impl Model {
                     }
                     let member = held.record.member();
                     held.record.set_member(member.of_key(to.len()));
-                    let (more, counted) = (held.record.charge() as u64, self.counted());
-                    let admitted = self.directory.admit_bytes(member.place(), more, &counted);
+                    let counted = self.counted();
+                    let admitted = self.directory.admit_whole(to, &held.record, 0, &counted);
                     if admitted.is_err() {
                         return Some(Err(NOT_COPIED));
                     }

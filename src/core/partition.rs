@@ -779,17 +779,45 @@ impl Directory {
         Err(Refusal::new(Code::NoPerm, text))
     }
 
-    /// Whether a partition has room for so many bytes more, for which nothing can make room.
+    /// Whether there is room for a whole record that comes to a key by another way than a write, where one of so many
+    /// bytes goes: in the partition that it names, or else in the one that it is going to belong to. Nothing makes
+    /// room for it.
     ///
     /// # Errors
-    /// `QUOTA` if it has not; `NOTFOUND` if the partition may not have been heard of yet; `BUSY` as
+    /// `QUOTA` if there is none; `NOTFOUND` if the partition may not have been heard of yet; `BUSY` as
     /// [`admit`](Directory::admit).
-    pub fn admit_bytes(&self, place: Place, more: u64, ledger: &dyn Ledger) -> Result<(), Refusal> {
+    pub fn admit_whole(
+        &self,
+        key: &[u8],
+        record: &Record,
+        replaced: usize,
+        ledger: &dyn Ledger,
+    ) -> Result<(), Refusal> {
+        let place = self.place_of(key, record);
+        let key_len = match record.member().place().is_some() {
+            true => 0,
+            false => key.len(),
+        };
+        let more = (record.charge() + key_len).saturating_sub(replaced) as u64;
+        if more == 0 || !place.is_some() {
+            return Ok(());
+        }
+        if let Some(entry) = self.get(place).filter(|e| e.definition.is_none()) {
+            return match self.complete {
+                true => Ok(()),
+                false => Err(unheard_of(entry)),
+            };
+        }
         let none: &Records<'_, '_> = &|_, _| None;
-        match self.get(place).filter(|e| e.definition.is_none()) {
-            _ if more == 0 => Ok(()),
-            Some(entry) if !self.complete => Err(unheard_of(entry)),
-            _ => self.make_room(place, more, &mut [], none, ledger, &mut |_, _, _| false),
+        self.make_room(place, more, &mut [], none, ledger, &mut |_, _, _| false)
+    }
+
+    /// The partition whose room a whole record takes that comes to a key.
+    pub fn place_of(&self, key: &[u8], record: &Record) -> Place {
+        let place = record.member().place();
+        match place.is_some() {
+            true => place,
+            false => self.by_prefix(key),
         }
     }
 

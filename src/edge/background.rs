@@ -342,7 +342,7 @@ fn moves(key: &[u8], record: &Record, node: &Node) -> Option<Home> {
 
 /// Lets the oldest versions of a key go, and holders whose lease is over, and has it charged to the partition that
 /// it belongs to, here and on replicas. Looked at anew: the scan's view of the key is over.
-fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
+pub fn trim(ctx: *mut raw::RedisModuleCtx, name: *mut raw::RedisModuleString, now_us: u64) {
     failpoint::hit("trim");
     // SAFETY: the timer's context; the name is ours and lives through the call.
     let Ok(mut key) = (unsafe { Key::open(ctx, name, Mode::Write) }) else {

@@ -43,6 +43,7 @@ pub const POINTS: &[&str] = &[
     "admit",
     "victims",
     "sweep",
+    "newcomers",
     "partitions",
     "walk",
     "bus",

@@ -25,6 +25,7 @@ pub mod load;
 pub mod log;
 pub mod members;
 pub mod metrics;
+pub mod newcomers;
 pub mod node;
 pub mod partitions;
 pub mod pause;

@@ -16,7 +16,7 @@ use super::api::raw;
 use super::call::{flags, Users};
 use super::lineage::{self, Note};
 use super::metrics::METRICS;
-use super::{config, ledger, log, members, partitions};
+use super::{config, ledger, log, members, newcomers, partitions};
 
 /// A buffer that had to grow larger for once is let go.
 const SCRATCH_KEPT: usize = 1 << 20;
@@ -125,21 +125,30 @@ impl Node {
         }
     }
 
-    /// Whether a partition has room for a whole record that comes to a key of it, where so many bytes go.
+    /// Whether there is room for a whole record that the server brings to a key, where one of so many bytes goes.
     ///
     /// # Errors
-    /// `QUOTA` if it has not; `NOTFOUND` if this node may not have heard of the partition yet.
-    pub fn admit_whole(&self, record: &Record, replaced: u64) -> Result<(), Refusal> {
+    /// As [`Directory::admit_whole`].
+    pub fn admit_whole(
+        &self,
+        db: i32,
+        key: &[u8],
+        record: &Record,
+        replaced: usize,
+    ) -> Result<(), Refusal> {
         let now = flags(std::ptr::null_mut());
         let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
         // What a master or the AOF says has been admitted once.
         let obeys = now & raw::REDISMODULE_CTX_FLAGS_MASTER == 0 || now & loading != 0;
-        if obeys || !record.member().place().is_some() {
+        if obeys || self.shares.is_idle() {
             return Ok(());
         }
-        let more = (record.charge() as u64).saturating_sub(replaced);
         self.shares
-            .admit_bytes(record.member().place(), more, &ledger::Here)
+            .admit_whole(key, record, replaced, &ledger::Here)?;
+        if self.shares.elsewhere(key, record).is_some() {
+            newcomers::note(db, key);
+        }
+        Ok(())
     }
 
     /// The stamp that the next commit gets.

@@ -157,20 +157,18 @@ pub unsafe extern "C" fn copy(
         if copy.is_empty() {
             return ptr::null_mut();
         }
-        if copy.member().place().is_some() {
-            // SAFETY: the server's context; the name lives through the callback.
-            let (db, name) = unsafe {
-                let name = api!(RedisModule_GetToKeyNameFromOptCtx)(ctx);
-                let db = api!(RedisModule_GetToDbIdFromOptCtx)(ctx);
-                (db, if name.is_null() { &[] } else { bytes_of(name) })
-            };
-            copy.set_member(copy.member().of_key(name.len()));
-            if let Err(refusal) = node().admit_whole(&copy, 0) {
-                log::notice(&format!("a key was not copied: {refusal}"));
-                return ptr::null_mut();
-            }
-            members::entered(&copy, db, name);
+        // SAFETY: the server's context; the name lives through the callback.
+        let (db, name) = unsafe {
+            let name = api!(RedisModule_GetToKeyNameFromOptCtx)(ctx);
+            let db = api!(RedisModule_GetToDbIdFromOptCtx)(ctx);
+            (db, if name.is_null() { &[] } else { bytes_of(name) })
+        };
+        copy.set_member(copy.member().of_key(name.len()));
+        if let Err(refusal) = node().admit_whole(db, name, &copy, 0) {
+            log::notice(&format!("a key was not copied: {refusal}"));
+            return ptr::null_mut();
         }
+        members::entered(&copy, db, name);
         boxed(copy)
     })
     .unwrap_or(ptr::null_mut())

@@ -111,7 +111,7 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
 /// # Errors
 /// If it has not.
 fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
-    if !record.member().place().is_some() {
+    if node().shares.is_idle() {
         return Ok(());
     }
     let ctx = lineage::context(db);
@@ -119,11 +119,12 @@ fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
     // SAFETY: the context and the string outlive the key, which nobody else has open.
     let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
     let held = held.as_ref().ok().and_then(Key::record);
-    let replaced = held.filter(|h| h.member().place() == record.member().place());
+    let node = node();
+    let place = node.shares.place_of(key, record);
+    let replaced = held.filter(|h| h.member().place() == place);
     // The room of what lies there still for a while is no room for more.
     let shrinks = |h: &&Record| record.charge() <= h.charge();
     let replaced = replaced.filter(|h| shrinks(h) || is_freed_at_once(h));
-    node()
-        .admit_whole(record, replaced.map_or(0, Record::charge) as u64)
+    node.admit_whole(db, key, record, replaced.map_or(0, Record::charge))
         .map_err(|_| Damaged("its partition has no room for it"))
 }

@@ -157,6 +157,7 @@ const SHARED: &[&str] = &[
     "admit",
     "victims",
     "sweep",
+    "newcomers",
     "partitions",
     "walk",
     "bus",
@@ -855,6 +856,15 @@ fn a_panic_over_keys_that_leave_leaves_none() {
     assert_eq!(left(conn), 0);
     bed.same("sweep");
     bed.sums_are_right("sweep");
+    conn.run("MAOS.SET beside v").int();
+    let panics = metric(conn, "panics");
+    bed.arm("newcomers");
+    assert_eq!(conn.run("COPY beside charged:came").int(), 1);
+    eventually(PATIENCE, "newcomers", || metric(conn, "panics") > panics);
+    assert_eq!(conn.run("MAOS.GET charged:came").text(), "v");
+    conn.run("DEL charged:came beside").int();
+    bed.same("newcomers");
+    bed.sums_are_right("newcomers");
 }
 
 /// What a node does not hear is told again.

@@ -1140,6 +1140,45 @@ fn what_is_copied_and_restored_needs_room_too() {
     both_agree(&master, &replica, "after all of it");
 }
 
+/// A key that a plain command brings under a prefix needs room like any, and is charged at once.
+#[test]
+fn what_comes_under_a_prefix_needs_room_and_is_charged() {
+    let master = Server::start();
+    let replica = replica_of(&master);
+    let conn = &mut master.conn();
+    conn.run("MAOS.PARTITION CREATE p BYTES 2000 PREFIX p:")
+        .int();
+    conn.run("MAOS.PARTITION CREATE q BYTES 100000 PREFIX q:")
+        .int();
+    cmd!(conn, "MAOS.SET", "free", "x".repeat(400)).int();
+    cmd!(conn, "MAOS.SET", "q:1", "x".repeat(400)).int();
+    let dump = conn.run("DUMP free").bytes().to_vec();
+    let mut came = 0;
+    for n in 0..20 {
+        let (by_copy, to) = (n % 2 == 0, format!("p:{n}"));
+        let reply = match by_copy {
+            true => cmd!(conn, "COPY", "free", &to),
+            false => cmd!(conn, "RESTORE", &to, "0", dump),
+        };
+        if !reply.is_err() && reply != Reply::Int(0) {
+            came += 1;
+            eventually(PATIENCE, "it is charged", || keys(conn, "p") == came);
+        }
+        assert!(used(conn, "p") <= 2000);
+    }
+    assert!((2..=4).contains(&came), "{came}");
+    // From one partition to another.
+    assert_eq!(conn.run("COPY free q:2").int(), 1);
+    eventually(PATIENCE, "it is charged", || keys(conn, "q") == 2);
+    conn.run("DEL p:0").int();
+    assert_eq!(conn.run("COPY q:1 p:0").int(), 1);
+    eventually(PATIENCE, "it is where it belongs", || {
+        partition_of(conn, "p:0").as_deref() == Some("p")
+    });
+    assert_eq!((keys(conn, "p"), keys(conn, "q")), (came, 2));
+    both_agree(&master, &replica, "all of it");
+}
+
 #[test]
 fn what_comes_with_the_name_of_no_partition_belongs_to_it_when_there_is_one() {
     let master = Server::with(&[BUSY]);
