@@ -440,28 +440,34 @@ impl Directory {
 
     /// Says what a partition is, or that it is not any more.
     pub fn define(&mut self, name: &Arc<[u8]>, definition: Option<Arc<Definition>>) -> Place {
-        let place = match self.find(name) {
+        self.define_at(self.find(name), name, definition)
+    }
+
+    /// The same of a name that has been looked for.
+    pub fn define_at(
+        &mut self,
+        place: Option<Place>,
+        name: &Arc<[u8]>,
+        definition: Option<Arc<Definition>>,
+    ) -> Place {
+        let place = match place {
             Some(place) => place,
             None if definition.is_none() => return Place::NONE,
             None => self.make_place(name.clone()),
         };
-        let limits = match &definition {
-            Some(definition) => definition.limits(&self.server),
-            None => self.server.clone(),
-        };
-        let Some(entry) = self.get_mut(place) else {
+        let server = &self.server;
+        let Some(entry) = self.entries[place.index() - 1].as_deref_mut() else {
             return place;
         };
-        let prefixes = |d: &Option<Arc<Definition>>| d.as_ref().map(|d| d.prefixes.clone());
-        let before = prefixes(&entry.definition).unwrap_or_default();
-        let after = prefixes(&definition).unwrap_or_default();
-        entry.limits = limits;
-        let (left, came) = (&entry.definition, &definition);
-        let more = |d: &Option<Arc<Definition>>| d.as_ref().map_or((0, 0), |d| (1, d.quota));
-        let (left, came) = (more(left), more(came));
-        entry.definition = definition;
-        self.defined.0 = self.defined.0 + came.0 - left.0;
-        self.defined.1 = self.defined.1 + came.1 - left.1;
+        let left = std::mem::replace(&mut entry.definition, definition);
+        let (left, came) = (left.as_deref(), entry.definition.as_deref());
+        let prefixes = |d: Option<&Definition>| d.map_or(&[][..], |d| &d.prefixes).to_vec();
+        let counts = |d: Option<&Definition>| d.map_or((0, 0), |d| (1, d.quota));
+        entry.limits = came.map_or_else(|| server.clone(), |d| d.limits(server));
+        let (before, now) = (counts(left), counts(came));
+        self.defined.0 = self.defined.0 + now.0 - before.0;
+        self.defined.1 = self.defined.1 + now.1 - before.1;
+        let (before, after) = (prefixes(left), prefixes(came));
         if before != after {
             self.arrange_prefixes(place, after);
         }

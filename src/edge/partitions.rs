@@ -187,7 +187,7 @@ fn renew(name: &Arc<[u8]>, directory: &mut Directory) {
     let now = effective.as_ref().map(|(d, _)| is_temporary(d));
     let place = directory.find(name);
     let before = place.and_then(|p| directory.definition(p).map(is_temporary));
-    let place = directory.define(name, effective.map(|(d, _)| d));
+    let place = directory.define_at(place, name, effective.map(|(d, _)| d));
     if before.zip(now).is_some_and(|(before, now)| before != now) {
         // Its keys have to be told whether they leave with it.
         members::lack();

@@ -40,6 +40,23 @@ toks! {
 /// A set of tokens: a bit for each.
 pub type Toks = u128;
 
+/// The tokens of each shape: few share the first letter and the length.
+static SHAPES: [Toks; 32 * 16] = {
+    let mut shapes = [0; 32 * 16];
+    let mut n = 0;
+    while n < Tok::ALL.len() {
+        let word = Tok::ALL[n].word().as_bytes();
+        shapes[shape_of(word[0], word.len())] |= Tok::ALL[n].bit();
+        n += 1;
+    }
+    shapes
+};
+
+/// The same in upper and lower case, and of all words that are alike.
+const fn shape_of(first: u8, len: usize) -> usize {
+    (first & 31) as usize * 16 + len % 16
+}
+
 impl Tok {
     /// This token as one bit of a set.
     pub const fn bit(self) -> Toks {
@@ -54,7 +71,8 @@ impl Tok {
 
     /// The token of a word, if it is one of a set.
     pub fn among(set: Toks, word: &[u8]) -> Option<Tok> {
-        let mut left = set;
+        let shape = word.first().map(|first| shape_of(*first, word.len()));
+        let mut left = shape.map_or(0, |shape| set & SHAPES[shape]);
         while left != 0 {
             let tok = Tok::ALL[left.trailing_zeros() as usize];
             if tok.is(word) {
