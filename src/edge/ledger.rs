@@ -145,22 +145,29 @@ fn charged(before: Held, mut after: Held, record: &mut Record) {
     }
 }
 
+fn positive(sum: &AtomicI64) -> u64 {
+    u64::try_from(sum.load(Relaxed)).unwrap_or(0)
+}
+
+fn shown(bytes: &AtomicI64, keys: &AtomicI64) -> Usage {
+    Usage {
+        bytes: positive(bytes),
+        keys: positive(keys),
+    }
+}
+
 /// The ledger of this node.
 pub struct Here;
 
 impl Ledger for Here {
     fn usage(&self, place: Place) -> Usage {
-        let positive = |n: &AtomicI64| u64::try_from(n.load(Relaxed)).unwrap_or(0);
-        account(place).map_or(Usage::default(), |a| Usage {
-            bytes: positive(&a.bytes),
-            keys: positive(&a.keys),
-        })
+        account(place).map_or(Usage::default(), |a| shown(&a.bytes, &a.keys))
     }
 }
 
 /// The most bytes that were held of a partition.
 pub fn high_water(place: Place) -> u64 {
-    account(place).map_or(0, |a| u64::try_from(a.most.load(Relaxed)).unwrap_or(0))
+    account(place).map_or(0, |a| positive(&a.most))
 }
 
 /// Whether a partition's keys are listed.
@@ -210,10 +217,8 @@ pub fn count(record: &mut Record, key_len: usize) {
 
 /// What an audit has counted of a partition.
 pub fn counted(place: Place) -> Usage {
-    let positive = |n: &AtomicI64| u64::try_from(n.load(Relaxed)).unwrap_or(0);
-    account(place).map_or(Usage::default(), |a| Usage {
-        bytes: positive(&a.counted_bytes),
-        keys: positive(&a.counted_keys),
+    account(place).map_or(Usage::default(), |a| {
+        shown(&a.counted_bytes, &a.counted_keys)
     })
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use maos_core::change::Change;
-use maos_core::partition::{Definition, Directory, Ledger, Place, Survey, EVICTIONS_MAX};
+use maos_core::partition::{Definition, Directory, Ledger, Place, Records, Survey, EVICTIONS_MAX};
 use maos_core::record::Record;
 use maos_core::state::Env;
 use maos_core::wire::partition::{AuditReply, Class, OnFull};
@@ -456,21 +456,49 @@ pub fn admit(
     records: &[Option<&Record>],
     env: &Env<'_>,
 ) -> Result<Victims, Refusal> {
+    let record = |n: usize, _: &[u8]| records.get(n).copied().flatten();
+    let all = || records.iter().copied().flatten();
+    ask_for_room(changes, named, &record, all, env)
+}
+
+/// The same for a commit of several changes, each of which is about some of the keys.
+///
+/// # Errors
+/// As [`Directory::admit`].
+#[cold]
+pub fn admit_all(
+    changes: &mut [Change<'_>],
+    named: Option<&[u8]>,
+    keys: &[Key<'_>],
+    env: &Env<'_>,
+) -> Result<Victims, Refusal> {
+    let record =
+        |_: usize, name: &[u8]| keys.iter().find(|k| k.name() == name).and_then(Key::record);
+    let all = || keys.iter().filter_map(Key::record);
+    ask_for_room(changes, named, &record, all, env)
+}
+
+#[inline(always)]
+fn ask_for_room<'r, I: Iterator<Item = &'r Record>>(
+    changes: &mut [Change<'_>],
+    named: Option<&[u8]>,
+    record: &Records<'_, 'r>,
+    all: impl FnOnce() -> I,
+    env: &Env<'_>,
+) -> Result<Victims, Refusal> {
     let mut found = Victims::new();
     if env.shares.is_idle() && named.is_none() {
         return Ok(found);
     }
     failpoint::hit("admit");
-    let record = |n: usize, _: &[u8]| records.get(n).copied().flatten();
     let mut find =
         |place, need, written: &dyn Fn(&[u8]) -> bool| victims(place, need, written, &mut found);
     let ledger = &ledger::Here;
     let admitted = env
         .shares
-        .admit(changes, named, &record, env, ledger, &mut find);
+        .admit(changes, named, record, env, ledger, &mut find);
     if bus::is_active() {
-        let records = records.iter().copied().flatten();
-        tell_others(admitted.as_ref().err(), changes, records, env);
+        tell_others(admitted.as_ref().err(), changes, all(), env);
     }
     admitted.map(|()| found)
 }
@@ -492,37 +520,6 @@ fn tell_others<'r>(
     if refused.is_some_and(|refusal| refusal.code == Code::Busy) {
         bus::hurry();
     }
-}
-
-/// The same for a commit of several changes, each of which is about some of the keys.
-///
-/// # Errors
-/// As [`Directory::admit`].
-#[cold]
-pub fn admit_all(
-    changes: &mut [Change<'_>],
-    named: Option<&[u8]>,
-    keys: &[Key<'_>],
-    env: &Env<'_>,
-) -> Result<Victims, Refusal> {
-    let mut found = Victims::new();
-    if env.shares.is_idle() && named.is_none() {
-        return Ok(found);
-    }
-    failpoint::hit("admit");
-    let record =
-        |_: usize, name: &[u8]| keys.iter().find(|k| k.name() == name).and_then(Key::record);
-    let mut find =
-        |place, need, written: &dyn Fn(&[u8]) -> bool| victims(place, need, written, &mut found);
-    let ledger = &ledger::Here;
-    let admitted = env
-        .shares
-        .admit(changes, named, &record, env, ledger, &mut find);
-    if bus::is_active() {
-        let records = keys.iter().filter_map(Key::record);
-        tell_others(admitted.as_ref().err(), changes, records, env);
-    }
-    admitted.map(|()| found)
 }
 
 /// Finds keys of a partition that are worth so many bytes together, those first that were written longest ago; none

@@ -6,7 +6,7 @@
 use maos_core::codec::Damaged;
 use maos_core::record::Record;
 use maos_core::restored::Restored;
-use maos_core::Stamp;
+use maos_core::{Code, Stamp};
 
 use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
@@ -109,7 +109,7 @@ fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
 /// Whether a record that a client brings has room in its partition.
 ///
 /// # Errors
-/// If it has not.
+/// If it has not, or that is not known yet.
 fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
     if node().shares.is_idle() {
         return Ok(());
@@ -126,5 +126,11 @@ fn admit(db: i32, key: &[u8], record: &Record) -> Result<(), Damaged> {
     let shrinks = |h: &&Record| record.charge() <= h.charge();
     let replaced = replaced.filter(|h| shrinks(h) || is_freed_at_once(h));
     node.admit_whole(db, key, record, replaced.map_or(0, Record::charge))
-        .map_err(|_| Damaged("its partition has no room for it"))
+        .map_err(|refusal| {
+            Damaged(match refusal.code {
+                Code::NotFound => "this node has not heard of its partition (yet): try again",
+                Code::Busy => "its partition is nearly full, and other nodes have yet to hear what was written here: try again",
+                _ => "its partition has no room for it",
+            })
+        })
 }

@@ -1140,6 +1140,37 @@ fn what_is_copied_and_restored_needs_room_too() {
     both_agree(&master, &replica, "after all of it");
 }
 
+/// Where the server would free a record in a thread, its room is there for the next write all the same.
+#[test]
+fn the_room_of_a_deleted_record_is_there_at_once() {
+    let lazy = ["user-del", "server-del"].map(|what| format!("lazyfree-lazy-{what}"));
+    let lines = [
+        (&*lazy[0], "yes"),
+        (&*lazy[1], "yes"),
+        ("maos.history-compress-min-bytes", "0"),
+        REST,
+    ];
+    let server = Server::with(&lines);
+    let conn = &mut server.conn();
+    conn.run("MAOS.PARTITION CREATE p BYTES 1000000 PREFIX p: HISTORY 300")
+        .int();
+    for round in 0..20 {
+        // Versions as long as that lie by themselves.
+        let lines: Vec<_> = (0..200)
+            .map(|n| format!("MAOS.SET p:1 {}", "x".repeat(2100 + n)))
+            .collect();
+        for reply in conn.pipeline(&lines) {
+            assert!(!reply.is_err(), "{reply}");
+        }
+        assert!(used(conn, "p") > 200_000);
+        conn.run("MULTI").ok();
+        conn.run("DEL p:1");
+        conn.run("MAOS.PARTITION INFO p");
+        let done = conn.run("EXEC");
+        assert_eq!(done.array()[1].field("used").int(), 0, "{round}");
+    }
+}
+
 /// A key that a plain command brings under a prefix needs room like any, and is charged at once.
 #[test]
 fn what_comes_under_a_prefix_needs_room_and_is_charged() {

@@ -37,6 +37,13 @@ fn complete(cluster: &Cluster) {
     });
 }
 
+/// Makes the partition `part:a`, of 100,000 bytes, for keys that begin with `a:`.
+fn make_a(client: &mut ClusterClient) {
+    let line = "MAOS.PARTITION CREATE part:a BYTES 100000 PREFIX a:";
+    let words: Vec<_> = line.split(' ').collect();
+    client.cmd("part:a", &words).int();
+}
+
 /// A key that a node serves.
 fn key_of(cluster: &Cluster, node: &Server, prefix: &str) -> String {
     let mut keys = (0..).map(|n| format!("{prefix}{n}"));
@@ -49,20 +56,7 @@ fn every_node_knows_every_partition_and_one_that_returns_does() {
     let mut cluster = Cluster::start(3, 1);
     complete(&cluster);
     let mut client = cluster.client();
-    client
-        .cmd(
-            "part:a",
-            &[
-                "MAOS.PARTITION",
-                "CREATE",
-                "part:a",
-                "BYTES",
-                "100000",
-                "PREFIX",
-                "a:",
-            ],
-        )
-        .int();
+    make_a(&mut client);
     everywhere(&cluster, "created", |n| {
         seen(n, "part:a").is_some_and(|s| s.0 == 100_000)
     });
@@ -403,20 +397,7 @@ fn what_comes_over_the_bus_is_not_trusted() {
     }
     complete(&cluster);
     let mut client = cluster.client();
-    client
-        .cmd(
-            "part:a",
-            &[
-                "MAOS.PARTITION",
-                "CREATE",
-                "part:a",
-                "BYTES",
-                "100000",
-                "PREFIX",
-                "a:",
-            ],
-        )
-        .int();
+    make_a(&mut client);
     everywhere(&cluster, "created", |n| seen(n, "part:a").is_some());
     let node = cluster.another(cluster.node_for("part:a"));
     let shouts = if cfg!(debug_assertions) { 40 } else { 400 };
