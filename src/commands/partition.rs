@@ -1,8 +1,7 @@
 //! What makes, changes, drops and shows partitions. What is decided, and why, is in the core.
 
-use std::sync::Arc;
-
 use maos_core::change::Expiry;
+use maos_core::ids::Who;
 use maos_core::partition::{DefineCommand, Fate, SurveyCommand};
 use maos_core::state::Env;
 use maos_core::Refusal;
@@ -31,7 +30,7 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
             now_us,
             stamp,
             beyond: node.clock.beyond(),
-            who: &Arc::default(),
+            who: Who::nobody(),
             limits: &node.limits,
             shares: &node.shares,
             answer: None,
@@ -42,6 +41,7 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
         )
     };
     let (name, reply) = (request.name(), request.done(&fate));
+    let is_new = key.definition().is_none();
     match fate {
         Fate::Defined(made, expiry) => {
             let expires_ms = match expiry {
@@ -54,9 +54,12 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
                 key.expire(expires_ms);
                 let node = &mut *node();
                 node.committed(made.stamp, stamp, now_us);
-                let place = node.shares.find(name).unwrap_or_default();
-                if let Some(entry) = node.shares.get_mut(place) {
-                    entry.ends_ms = expires_ms;
+                // One that is new ends never, as far as is known.
+                if !is_new || expires_ms > 0 {
+                    let place = node.shares.find(name).unwrap_or_default();
+                    if let Some(entry) = node.shares.get_mut(place) {
+                        entry.ends_ms = expires_ms;
+                    }
                 }
                 propagate::define(call.ctx, name, &made, expires_ms);
             });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::codec::v1;
-use crate::lock::{Guard, Turn};
+use crate::lock::Turn;
 use crate::partition::Home;
 use crate::record::{Parts, Record};
 use crate::{Stamp, Who};
@@ -219,11 +219,22 @@ impl<'a> Change<'a> {
     /// What the record of the `n`-th key [will be charged](Record::charge) once the change is applied: to the
     /// byte, and 0 where none will be left.
     pub fn charge_after(&self, n: usize, record: Option<&Record>) -> usize {
+        self.charge_if(n, record, self.writes[n].drops)
+    }
+
+    /// The same if no version made way for it: no less, and known without a look at these. They are the ones that
+    /// have not been looked at for longest, and memory is slow.
+    pub(crate) fn charge_at_most(&self, n: usize, record: Option<&Record>) -> usize {
+        self.charge_if(n, record, 0)
+    }
+
+    #[inline(always)]
+    fn charge_if(&self, n: usize, record: Option<&Record>, drops: usize) -> usize {
         let write = &self.writes[n];
         let key_len = write.key.len();
         if let Kind::Trim | Kind::Move = self.kind {
             return record.map_or(0, |r| {
-                r.charge() - r.charge_of_oldest(write.drops) - r.member().key_len() + key_len
+                r.charge() - r.charge_of_oldest(drops) - r.member().key_len() + key_len
             });
         }
         if let Some(turn) = &write.turn {
@@ -231,15 +242,15 @@ impl<'a> Change<'a> {
             guard.turn(turn);
             return Record::charge_guarded(record, &guard, key_len);
         }
-        let mut guard = record.and_then(Record::guard).map(Cow::Borrowed);
-        let record = record.filter(|r| self.overtakes(r));
+        let raised;
+        let mut guard = record.and_then(Record::guard);
         if let Some((name, token)) = self.fence {
-            guard
-                .get_or_insert(Cow::Owned(Guard::default()))
-                .to_mut()
-                .raise(name, token);
+            let mut with = guard.cloned().unwrap_or_default();
+            with.raise(name, token);
+            raised = with;
+            guard = Some(&raised);
         }
-        let guard = guard.as_deref();
-        Record::charge_after(record, &self.parts(write), write.drops, guard, key_len)
+        let record = record.filter(|r| self.overtakes(r));
+        Record::charge_after(record, &self.parts(write), drops, guard, key_len)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// One number for every change: microseconds of unix time, made strictly increasing by each node's
 /// hybrid clock. The stamp of a write is its version number and its time.
@@ -45,6 +45,12 @@ pub struct Who {
 }
 
 impl Who {
+    /// The writer of what has none.
+    pub fn nobody() -> &'static Arc<Who> {
+        static NOBODY: LazyLock<Arc<Who>> = LazyLock::new(Arc::default);
+        &NOBODY
+    }
+
     /// A writer from borrowed parts.
     pub fn new(author: &[u8], agent: Option<&[u8]>) -> Who {
         Who {

@@ -297,6 +297,8 @@ struct Prefix {
     place: Place,
     /// The longest other one that it begins with.
     shorter: Option<u32>,
+    /// Others begin with it.
+    has_longer: bool,
 }
 
 impl Clone for Prefix {
@@ -317,6 +319,8 @@ pub struct Directory {
     vacant: Vec<Place>,
     /// In their order.
     prefixes: Vec<Prefix>,
+    /// The one that was found last: a write asks for its key's twice, and others of the same partition follow it.
+    found: Cell<usize>,
     server: Limits,
     /// How many have a definition, and the sum of their quotas.
     defined: (usize, u64),
@@ -424,12 +428,11 @@ impl Directory {
 
     /// Forgets a partition that nobody defines and no record names: its place may be another's then.
     pub fn forget(&mut self, place: Place) {
-        let Some(entry) = self.get(place).filter(|e| e.definition.is_none()) else {
-            return;
-        };
-        let name = entry.name.clone();
-        self.names.remove(&name);
-        self.entries[place.index() - 1] = None;
+        let slot = place.index().checked_sub(1);
+        let slot = slot.and_then(|at| self.entries.get_mut(at));
+        let entry = slot.and_then(|slot| slot.take_if(|e| e.definition.is_none()));
+        let Some(entry) = entry else { return };
+        self.names.remove(&entry.name);
         self.vacant.push(place);
         // Nothing is left of many; of few the room is soon used again.
         if self.names.is_empty() && self.entries.len() > KEPT_PLACES {
@@ -481,6 +484,7 @@ impl Directory {
                 bytes,
                 place,
                 shorter: None,
+                has_longer: false,
             }));
         self.prefixes
             .sort_by(|a, b| (&a.bytes, a.place).cmp(&(&b.bytes, b.place)));
@@ -496,6 +500,10 @@ impl Directory {
                 open.pop();
             }
             self.prefixes[n].shorter = open.last().copied();
+            self.prefixes[n].has_longer = false;
+            if let Some(shorter) = open.last() {
+                self.prefixes[*shorter as usize].has_longer = true;
+            }
             open.push(n as u32);
         }
     }
@@ -503,10 +511,18 @@ impl Directory {
     /// The partition with the longest prefix that a key begins with.
     #[inline]
     pub fn by_prefix(&self, key: &[u8]) -> Place {
+        match self.prefixes.get(self.found.get()) {
+            Some(prefix) if !prefix.has_longer && key.starts_with(&prefix.bytes) => prefix.place,
+            _ => self.search_prefix(key),
+        }
+    }
+
+    fn search_prefix(&self, key: &[u8]) -> Place {
         let after = self.prefixes.partition_point(|p| *p.bytes <= *key);
         let mut at = after.checked_sub(1);
-        while let Some(prefix) = at.and_then(|at| self.prefixes.get(at)) {
+        while let Some((n, prefix)) = at.and_then(|at| Some((at, self.prefixes.get(at)?))) {
             if key.starts_with(&prefix.bytes) {
+                self.found.set(n);
                 return prefix.place;
             }
             at = prefix.shorter.map(|p| p as usize);
@@ -536,7 +552,7 @@ impl Directory {
     }
 
     /// The partition that a write of a key is charged to, and whether it was chosen by name.
-    #[inline]
+    #[inline(always)]
     fn target(&self, key: &[u8], record: Option<&Record>, named: Option<&[u8]>) -> Target {
         if let Some(name) = named {
             let place = self.find(name).filter(|p| self.definition(*p).is_some());
@@ -635,12 +651,81 @@ pub type Victims<'v> = dyn FnMut(Place, u64, &dyn Fn(&[u8]) -> bool) -> bool + '
 /// The records that a commit is about: by its place among the writes of a change, and by key.
 pub type Records<'f, 'r> = dyn Fn(usize, &[u8]) -> Option<&'r Record> + 'f;
 
+/// Which partition a write's record is in, what it is charged there, and which one it is going to be in.
+#[derive(Clone, Copy, Default)]
+struct Seat {
+    from: Place,
+    before: i64,
+    to: Place,
+}
+
+/// What a write makes of the partition that its record was in, and of the one that it is in then: how many bytes
+/// more. The first is never more than 0.
+struct Charged {
+    from: (Place, i64),
+    to: (Place, i64),
+}
+
+impl Seat {
+    #[inline(always)]
+    fn charged(self, after: usize) -> Charged {
+        let after = after as i64;
+        match self.from == self.to {
+            true => Charged {
+                from: (Place::NONE, 0),
+                to: (self.to, after - self.before),
+            },
+            false => Charged {
+                from: (self.from, -self.before),
+                to: (self.to, after),
+            },
+        }
+    }
+}
+
+/// How a partition stands that is defined.
+#[derive(Clone, Copy)]
+struct Stand<'d> {
+    entry: &'d Entry,
+    definition: &'d Definition,
+    /// What the keys of this node hold, and those of all.
+    here: u64,
+    used: u64,
+}
+
+impl Stand<'_> {
+    fn room(&self) -> u64 {
+        self.definition.quota.saturating_sub(self.used)
+    }
+
+    /// Whether there is room for so many bytes, and nobody has to be told before.
+    #[inline]
+    fn takes(&self, more: u64, peers: u64) -> bool {
+        more <= self.room() && self.may_tell_later(peers, more)
+    }
+
+    /// Whether so many bytes may be written here before the other nodes have heard of them.
+    ///
+    /// What is left is as if parted among all who may write: each may take its part unheard, or one write, or
+    /// 1/256 of the quota. So together they pass the quota by no more than that for each but one of them.
+    fn may_tell_later(&self, peers: u64, more: u64) -> bool {
+        let Stand { entry, here, .. } = *self;
+        let quota = self.definition.quota;
+        let unheard = here.saturating_sub(entry.confirmed);
+        if peers == 0 || unheard == 0 {
+            return true;
+        }
+        let left = quota.saturating_sub(entry.confirmed + entry.others.bytes);
+        unheard + more <= (left / (peers + 1)).max(quota / 256)
+    }
+}
+
 /// What a commit makes of the partitions: for each, how many bytes more.
 #[derive(Default)]
 struct Balance(SmallVec<[(Place, i64); 2]>);
 
 impl Balance {
-    fn add(&mut self, place: Place, bytes: i64) {
+    fn add(&mut self, (place, bytes): (Place, i64)) {
         if !place.is_some() || bytes == 0 {
             return;
         }
@@ -683,6 +768,40 @@ impl Directory {
         ledger: &dyn Ledger,
         victims: &mut Victims<'_>,
     ) -> Result<(), Refusal> {
+        if let [change] = changes {
+            if let [_] = change.writes[..] {
+                let record = records(0, change.writes[0].key);
+                let seat = self.seat(change, 0, named, record, env)?;
+                // What it leaves, it leaves room in.
+                let more = |after: usize| u64::try_from(seat.charged(after).to.1).unwrap_or(0);
+                if !seat.to.is_some() {
+                    return Ok(());
+                }
+                let stand = self.stand(seat.to, ledger);
+                let at_most = more(change.charge_at_most(0, record));
+                if stand.is_none_or(|stand| at_most == 0 || stand.takes(at_most, self.peers)) {
+                    return Ok(());
+                }
+                return match more(change.charge_after(0, record)) {
+                    0 => Ok(()),
+                    more => self.make_room(seat.to, more, changes, records, ledger, victims),
+                };
+            }
+        }
+        self.admit_many(changes, named, records, env, ledger, victims)
+    }
+
+    /// The same for a commit of several writes: what one of them gives back others may take.
+    #[inline(never)]
+    fn admit_many(
+        &self,
+        changes: &mut [Change<'_>],
+        named: Option<&[u8]>,
+        records: &Records<'_, '_>,
+        env: &Env<'_>,
+        ledger: &dyn Ledger,
+        victims: &mut Victims<'_>,
+    ) -> Result<(), Refusal> {
         let mut balance = Balance::default();
         for c in 0..changes.len() {
             let (before, rest) = changes.split_at_mut(c);
@@ -698,7 +817,13 @@ impl Directory {
                     Some(left) => left.as_ref(),
                     None => record,
                 };
-                self.charge(change, n, named, record, env, &mut balance)?;
+                let seat = self.seat(change, n, named, record, env)?;
+                let charged = match seat.to.is_some() {
+                    true => seat.charged(change.charge_after(n, record)),
+                    false => seat.charged(0),
+                };
+                balance.add(charged.from);
+                balance.add(charged.to);
             }
         }
         for at in 0..balance.0.len() {
@@ -710,17 +835,16 @@ impl Directory {
         Ok(())
     }
 
-    /// Says which partition is charged with a write, and with how much.
-    #[inline]
-    fn charge(
+    /// Says which partition is charged with a write.
+    #[inline(always)]
+    fn seat(
         &self,
         change: &mut Change<'_>,
         n: usize,
         named: Option<&[u8]>,
         record: Option<&Record>,
         env: &Env<'_>,
-        balance: &mut Balance,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Seat, Refusal> {
         let key = change.writes[n].key;
         let member = record.map_or(Member::NONE, Record::member);
         let before = match record {
@@ -732,7 +856,7 @@ impl Directory {
             Target::Lost(place) => {
                 let after = change.charge_after(n, record) as i64;
                 let Some(entry) = self.get(place).filter(|_| after > before) else {
-                    return Ok(());
+                    return Ok(Seat::default());
                 };
                 return Err(unheard_of(entry));
             }
@@ -746,23 +870,17 @@ impl Directory {
                 place
             }
         };
-        if !place.is_some() {
-            balance.add(member.place(), -before);
-            return Ok(());
-        }
         if let (None, Some(definition)) = (&change.writes[n].turn, self.definition(place)) {
             self.check_agent(place, definition, env)?;
         }
-        let after = change.charge_after(n, record) as i64;
-        if place == member.place() {
-            balance.add(place, after - before);
-        } else {
-            balance.add(member.place(), -before);
-            balance.add(place, after);
-        }
-        Ok(())
+        Ok(Seat {
+            from: member.place(),
+            before,
+            to: place,
+        })
     }
 
+    #[inline]
     fn check_agent(
         &self,
         place: Place,
@@ -827,8 +945,21 @@ impl Directory {
         }
     }
 
-    /// Sees to it that a partition has room for so many bytes more.
+    /// How a partition stands, if it is defined.
     #[inline]
+    fn stand(&self, place: Place, ledger: &dyn Ledger) -> Option<Stand<'_>> {
+        let entry = self.get(place)?;
+        let definition = entry.definition.as_deref()?;
+        let here = ledger.usage(place).bytes;
+        Some(Stand {
+            entry,
+            definition,
+            here,
+            used: here.saturating_add(entry.others.bytes),
+        })
+    }
+
+    /// Sees to it that a partition has room for so many bytes more.
     fn make_room(
         &self,
         place: Place,
@@ -838,20 +969,15 @@ impl Directory {
         ledger: &dyn Ledger,
         victims: &mut Victims<'_>,
     ) -> Result<(), Refusal> {
-        let Some(entry) = self.get(place) else {
+        let Some(stand) = self.stand(place, ledger) else {
             return Ok(());
         };
-        let Some(definition) = &entry.definition else {
+        if stand.takes(more, self.peers) {
             return Ok(());
-        };
-        let here = ledger.usage(place).bytes;
-        let used = here.saturating_add(entry.others.bytes);
-        let room = definition.quota.saturating_sub(used);
+        }
+        let (entry, definition, room) = (stand.entry, stand.definition, stand.room());
         if more <= room {
-            return match entry.may_tell_later(self.peers, definition.quota, here, more) {
-                true => Ok(()),
-                false => Err(unconfirmed(entry, definition.quota, used)),
-            };
+            return Err(unconfirmed(entry, definition.quota, stand.used));
         }
         if definition.on_full == OnFull::Evict {
             let written = |key: &[u8]| {
@@ -868,7 +994,7 @@ impl Directory {
             return Ok(());
         }
         entry.refused.set(entry.refused.get() + 1);
-        Err(full(entry, definition, used, more))
+        Err(full(entry, definition, stand.used, more))
     }
 }
 
@@ -914,21 +1040,6 @@ fn history_gives_way(
         more = more.saturating_sub(saved(many.max(decided)));
     }
     more
-}
-
-impl Entry {
-    /// Whether so many bytes may be written here before the other nodes have heard of them.
-    ///
-    /// What is left is as if parted among all who may write: each may take its part unheard, or one write, or
-    /// 1/256 of the quota. So together they pass the quota by no more than that for each but one of them.
-    fn may_tell_later(&self, peers: u64, quota: u64, here: u64, more: u64) -> bool {
-        let unheard = here.saturating_sub(self.confirmed);
-        if peers == 0 || unheard == 0 {
-            return true;
-        }
-        let left = quota.saturating_sub(self.confirmed + self.others.bytes);
-        unheard + more <= (left / (peers + 1)).max(quota / 256)
-    }
 }
 
 #[cold]

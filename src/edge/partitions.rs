@@ -5,9 +5,11 @@
 //! command of ours holds the node. So whatever happens to one is noted here, and the node's directory is brought up
 //! to date when it is next looked at.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -67,6 +69,9 @@ struct Local {
 /// A definition, and when it ends, in milliseconds of unix time.
 type Known = (Arc<Definition>, u64);
 
+/// A name; and the value that was seen to go, where nobody else can have it.
+type Changed = (Arc<[u8]>, Option<Weak<Held>>);
+
 #[derive(Default)]
 struct Partitions {
     local: HashMap<Arc<[u8]>, Local>,
@@ -75,11 +80,9 @@ struct Partitions {
     /// How those were meant that a node has just said are gone from it.
     last: HashMap<Arc<[u8]>, Option<Class>>,
     /// Names whose definition may have changed.
-    changed: Vec<Arc<[u8]>>,
+    changed: Vec<Changed>,
     /// Temporary ones whose keys are to go.
     condemned: HashMap<Arc<[u8]>, Condemned>,
-    /// Those that have been seen to go, where nobody else can have them.
-    dropped: HashMap<Arc<[u8]>, Weak<Held>>,
     /// Since when records name a partition that nobody defines, in milliseconds of unix time.
     missing: HashMap<Place, u64>,
     audits: HashMap<Place, AuditReply>,
@@ -117,7 +120,11 @@ fn with<T>(then: impl FnOnce(&mut Partitions) -> T) -> T {
 
 impl Partitions {
     fn note(&mut self, name: impl Into<Arc<[u8]>>) {
-        self.changed.push(name.into());
+        self.note_dropped(name.into(), None);
+    }
+
+    fn note_dropped(&mut self, name: Arc<[u8]>, dropped: Option<Weak<Held>>) {
+        self.changed.push((name, dropped));
         CHANGED.store(true, Relaxed);
     }
 
@@ -125,17 +132,16 @@ impl Partitions {
     fn ended(&mut self, name: &[u8]) -> Option<(Stamp, Class)> {
         let (name, local) = self.local.remove_entry(name)?;
         // In a cluster it may only have gone to another node: that is found out before anything is done.
-        match (bus::is_needed(), local.definition.class) {
-            (true, _) => {}
+        let dropped = match (bus::is_needed(), local.definition.class) {
+            (true, _) => None,
             (false, Class::Temporary) => {
                 let condemned = Condemned::new(local.alive);
                 self.condemned.insert(name.clone(), condemned);
+                None
             }
-            (false, _) => {
-                self.dropped.insert(name.clone(), local.alive);
-            }
-        }
-        self.note(name);
+            (false, _) => Some(local.alive),
+        };
+        self.note_dropped(name, dropped);
         Some((local.definition.stamp, local.definition.class))
     }
 
@@ -159,10 +165,10 @@ pub fn refresh(directory: &mut Directory) {
     }
     let mut changed = with(|p| std::mem::take(&mut p.changed));
     if STALE.swap(false, Relaxed) {
-        changed.extend(directory.entries().map(|(_, e)| e.name.clone()));
+        changed.extend(directory.entries().map(|(_, e)| (e.name.clone(), None)));
     }
-    for name in changed.drain(..) {
-        renew(&name, directory);
+    for (name, dropped) in changed.drain(..) {
+        renew(&name, dropped, directory);
     }
     // Its room is used again.
     with(|p| {
@@ -173,14 +179,8 @@ pub fn refresh(directory: &mut Directory) {
 }
 
 /// Brings what a directory says of a name up to date.
-fn renew(name: &Arc<[u8]>, directory: &mut Directory) {
-    let (effective, condemned, dropped) = with(|p| {
-        (
-            p.effective(name),
-            p.condemned.contains_key(name),
-            p.dropped.remove(name),
-        )
-    });
+fn renew(name: &Arc<[u8]>, dropped: Option<Weak<Held>>, directory: &mut Directory) {
+    let (effective, condemned) = with(|p| (p.effective(name), p.condemned.contains_key(name)));
     let listed = condemned || effective.as_ref().is_some_and(|(d, _)| is_listed(d));
     let ends_ms = effective.as_ref().map_or(0, |(_, ends_ms)| *ends_ms);
     let is_temporary = |d: &Arc<Definition>| d.class == Class::Temporary;
@@ -217,9 +217,16 @@ fn let_go(place: Place, directory: &mut Directory) {
     directory.forget(place);
     ledger::forget(place);
     with(|p| {
-        p.missing.remove(&place);
-        p.audits.remove(&place);
+        take(&mut p.missing, &place);
+        take(&mut p.audits, &place);
     });
+}
+
+/// Removes what is rarely there, and asks nothing of a map of nothing.
+fn take<K: Borrow<Q> + Eq + Hash, Q: Eq + Hash + ?Sized, V>(map: &mut HashMap<K, V>, key: &Q) {
+    if !map.is_empty() {
+        map.remove(key);
+    }
 }
 
 fn is_listed(definition: &Definition) -> bool {
@@ -240,7 +247,7 @@ pub fn held(db: i32, name: &[u8], held: &Held) {
     with(|p| {
         let shared: Arc<[u8]> = name.into();
         p.local.insert(shared.clone(), local);
-        p.condemned.remove(name);
+        take(&mut p.condemned, name);
         p.note(shared);
     });
     bus::changed(name, None);

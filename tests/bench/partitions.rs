@@ -71,17 +71,15 @@ fn writes(knobs: &Knobs) {
             Target::None,
         ),
     ] {
-        let (ours, theirs) = (machine::server().start(), machine::server().start());
-        let conn = &mut ours.conn();
-        let line = format!("MAOS.PARTITION CREATE part BYTES 1000000000 {create}");
-        conn.run(&line).int();
-        if name.starts_with("of 100") {
-            for n in 0..100 {
-                let line = format!("MAOS.PARTITION CREATE p{n} BYTES 1000 PREFIX other{n}:");
-                conn.run(&line).int();
-            }
-        }
-        let (mut here, mut there) = (lanes(&ours), lanes(&theirs));
+        // Of two servers the one that starts first is the slower one, by as much as is asked for here: so each side is
+        // it in half of the rounds.
+        let mut pairs = [true, false].map(|first| {
+            let (one, other) = (machine::server().start(), machine::server().start());
+            let (ours, theirs) = if first { (one, other) } else { (other, one) };
+            share(&mut ours.conn(), create, name.starts_with("of 100"));
+            let lanes = (lanes(&ours), lanes(&theirs));
+            (ours, theirs, lanes)
+        });
         for depth in [1, 16] {
             let set = |options: &'static [&'static str]| {
                 let value = value.clone();
@@ -92,13 +90,28 @@ fn writes(knobs: &Knobs) {
                 })
             };
             let (mine, plain) = (set(options), set(&[]));
-            let rounds = alternate(knobs, |is_ours| match is_ours {
-                true => rate(&mut here, &mine, depth, knobs.slice),
-                false => rate(&mut there, &plain, depth, knobs.slice),
-            });
-            let (a, b): (Vec<f64>, Vec<f64>) = rounds.into_iter().unzip();
+            let (mut a, mut b) = (vec![], vec![]);
+            for round in 0..knobs.rounds {
+                let (_, _, (here, there)) = &mut pairs[round / 2 % 2];
+                let mut sides = [(here, &mine, &mut a), (there, &plain, &mut b)];
+                if round % 2 == 0 {
+                    sides.reverse();
+                }
+                for (lanes, batches, rates) in sides {
+                    rates.push(rate(lanes, batches, depth, knobs.slice));
+                }
+            }
             row(&format!("{name}, P {depth}"), &a, &b, 1000.0, target);
         }
+    }
+}
+
+fn share(conn: &mut Conn, create: &str, with_others: bool) {
+    let line = format!("MAOS.PARTITION CREATE part BYTES 1000000000 {create}");
+    conn.run(&line).int();
+    for n in 0..if with_others { 100 } else { 0 } {
+        let line = format!("MAOS.PARTITION CREATE p{n} BYTES 1000 PREFIX other{n}:");
+        conn.run(&line).int();
     }
 }
 

@@ -102,9 +102,8 @@ impl<'c, 'a> Cursor<'c, 'a> {
     /// `ERR` if it is none, or outside.
     pub fn int(&mut self, what: &str, min: i64, max: i64) -> Result<i64, Refusal> {
         let arg = self.bytes()?;
-        std::str::from_utf8(arg)
-            .ok()
-            .and_then(|s| s.parse::<i64>().ok())
+        plain_digits(arg)
+            .or_else(|| std::str::from_utf8(arg).ok()?.parse::<i64>().ok())
             .filter(|n| (min..=max).contains(n))
             .ok_or_else(|| {
                 self.bad(format!(
@@ -263,20 +262,9 @@ fn bounded<'a>(what: &str, arg: &'a [u8], max: usize) -> Result<&'a [u8], Refusa
 /// A version as a decimal integer, or in a form in which Lua prints one.
 #[inline]
 fn parse_version(arg: &[u8]) -> Option<i64> {
-    // As it comes from nearly everyone: plain digits, few enough not to overflow.
-    let plain = |n: i64, b: &u8| {
-        let digit = b.wrapping_sub(b'0');
-        (digit < 10).then(|| n * 10 + i64::from(digit))
-    };
-    match arg.len() {
-        1..=15 => arg.iter().try_fold(0, plain),
-        16 => arg
-            .iter()
-            .try_fold(0, plain)
-            .filter(|n| n.unsigned_abs() <= Stamp::MAX.0),
-        _ => None,
-    }
-    .or_else(|| parse_other_version(arg))
+    plain_digits(arg)
+        .filter(|n| n.unsigned_abs() <= Stamp::MAX.0)
+        .or_else(|| parse_other_version(arg))
 }
 
 fn parse_other_version(arg: &[u8]) -> Option<i64> {
@@ -297,6 +285,19 @@ fn parse_other_version(arg: &[u8]) -> Option<i64> {
         }
     };
     (n.unsigned_abs() <= Stamp::MAX.0).then_some(n)
+}
+
+/// What nearly every number is made of.
+#[inline]
+fn plain_digits(bytes: &[u8]) -> Option<i64> {
+    // So many always fit.
+    if bytes.is_empty() || bytes.len() > 18 {
+        return None;
+    }
+    bytes.iter().try_fold(0, |sum, byte| match byte {
+        b'0'..=b'9' => Some(sum * 10 + i64::from(byte - b'0')),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
