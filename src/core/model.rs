@@ -90,6 +90,11 @@ impl Model {
         }
     }
 
+    /// Whether it has heard of all the partitions that there are.
+    pub fn set_complete(&mut self, complete: bool) {
+        self.directory.complete = complete;
+    }
+
     /// The partitions.
     pub fn directory(&self) -> &Directory {
         &self.directory

@@ -6,9 +6,9 @@ use std::slice;
 use super::api::{api, raw};
 use super::call::flags;
 use super::lineage::context;
+pub use super::nodes::{Master, Nodes, NAME};
 
-/// The length of a node's name.
-pub const NAME: usize = raw::REDISMODULE_NODE_ID_LEN as usize;
+const _: () = assert!(NAME == raw::REDISMODULE_NODE_ID_LEN as usize);
 
 /// How each message begins: modules whose names are short share one space of kinds.
 const MARK: &[u8; 5] = b"maos\x01";
@@ -65,62 +65,9 @@ pub unsafe fn heard<'m>(
     Some((std::str::from_utf8(sender).ok()?, *what, rest))
 }
 
-// ---------------------------------------------------------------------------------------------
-// Nodes
-// ---------------------------------------------------------------------------------------------
-
-/// A master that serves slots, as this node sees it.
-pub struct Master {
-    /// Its name.
-    pub name: String,
-    /// It is this node.
-    pub is_myself: bool,
-    /// A majority does not reach it.
-    pub failed: bool,
-    /// This node does not reach it.
-    pub silent: bool,
-}
-
-/// What this node knows of its cluster.
-#[derive(Default)]
-pub struct Nodes {
-    /// All masters that serve slots: those whose votes count.
-    pub masters: Vec<Master>,
-    /// The name of this node's own master, if it is a replica.
-    pub own_master: Option<String>,
-}
-
-/// Asks the server for what it knows; `None` if it does not say.
+/// Asks the server what it knows of its cluster; `None` if it does not say.
 pub fn nodes() -> Option<Nodes> {
     Some(Nodes::read(&said([c"CLUSTER", c"NODES"], None)?))
-}
-
-impl Nodes {
-    /// From lines with name, address, flags, master, two times, epoch, link, slots.
-    fn read(text: &str) -> Nodes {
-        let mut nodes = Nodes::default();
-        for line in text.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [name, _, flags, master, ..] = words[..] else {
-                continue;
-            };
-            let has = |flag: &str| flags.split(',').any(|f| f == flag);
-            let serves = words.iter().skip(8).any(|slots| !slots.starts_with('['));
-            let (is_myself, failed) = (has("myself"), has("fail"));
-            if is_myself {
-                nodes.own_master = (master.len() == NAME).then(|| master.to_owned());
-            }
-            if has("master") && serves && name.len() == NAME {
-                nodes.masters.push(Master {
-                    name: name.to_owned(),
-                    is_myself,
-                    failed,
-                    silent: failed || has("fail?"),
-                });
-            }
-        }
-        nodes
-    }
 }
 
 /// What the server says to a command of its own: a text, or the second of a pair.

@@ -27,6 +27,7 @@ pub mod members;
 pub mod metrics;
 pub mod newcomers;
 pub mod node;
+pub mod nodes;
 pub mod partitions;
 pub mod pause;
 pub mod propagate;

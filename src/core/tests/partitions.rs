@@ -2,9 +2,19 @@
 
 use maos_core::generate::Generator;
 use maos_core::model::Model;
+use maos_core::partition::{Ledger, Place, Usage};
 use maos_core::record::Record;
 use maos_core::wire::Value;
 use maos_core::Code;
+
+/// So much is held, of whatever partition.
+struct Fixed(Usage);
+
+impl Ledger for Fixed {
+    fn usage(&self, _: Place) -> Usage {
+        self.0
+    }
+}
 
 const START_US: u64 = 1_790_000_000_000_000;
 
@@ -480,6 +490,40 @@ fn who_may_write_is_said_by_the_partition() {
         assert_eq!(dropped, Ok(Value::Int(i64::from(name == "ours"))));
     }
     assert!(m.keys().contains_key(&b"o:1"[..]));
+}
+
+#[test]
+fn nothing_grows_in_a_partition_that_has_yet_to_be_heard_of() {
+    let m = &mut Model::at(START_US);
+    all(
+        m,
+        &[
+            "MAOS.PARTITION CREATE p BYTES 10000",
+            "MAOS.SET k v PARTITION p",
+            "MAOS.SET free v",
+        ],
+    );
+    m.set_complete(false);
+    all(m, &["MAOS.PARTITION DROP p FORCE"]);
+    let whole = |m: &Model, replaced: usize| {
+        let none = Usage::default();
+        let admitted = m
+            .directory()
+            .admit_whole(b"copy", record(m, "k"), replaced, &Fixed(none));
+        admitted.map_err(|refusal| refusal.code)
+    };
+    assert_eq!(ask(m, "MAOS.SET k w*100"), Err(Code::NotFound));
+    assert_eq!(whole(m, 0), Err(Code::NotFound));
+    // What takes no more than it gives back needs no room.
+    let charge = record(m, "k").charge();
+    assert_eq!(whole(m, charge), Ok(()));
+    all(m, &["MAOS.SET free w*100"]);
+    assert_eq!(ask(m, "MAOS.GET k"), Ok(Value::Bulk(b"v".to_vec())));
+    // Once there can be none, it is nobody's.
+    m.set_complete(true);
+    assert_eq!(whole(m, 0), Ok(()));
+    all(m, &["MAOS.SET k w*100"]);
+    assert_eq!(partition_of(m, "k"), None);
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 use super::{has_failpoints, metric};
 use crate::harness::*;
 
+/// Text is all that it works on: so it is tried here, where the library cannot be linked.
+#[path = "../../../src/edge/nodes.rs"]
+mod nodes;
+
 /// What a node says of a partition; nothing if it does not know it.
 fn seen(node: &Server, name: &str) -> Option<(i64, i64, i64)> {
     let list = node.conn().run("MAOS.PARTITION LIST");
@@ -421,4 +425,39 @@ fn what_comes_over_the_bus_is_not_trusted() {
         let key = key_of(&cluster, node, "a:");
         assert!(node.conn().run(&format!("MAOS.SET {key} v")).int() > 0);
     }
+}
+
+#[test]
+fn whom_only_this_node_does_not_reach_still_counts() {
+    let name = |n: usize| format!("{n:040}");
+    let line = |n: usize, flags: &str, master: &str, slots: &str| {
+        format!(
+            "{} 127.0.0.1:1{n}@2{n} {flags} {master} 0 1 {n} connected{slots}\n",
+            name(n)
+        )
+    };
+    let text = [
+        line(1, "myself,master", "-", " 0-99 [5->-0]"),
+        line(2, "master,fail?", "-", " 100-199"),
+        line(3, "master,fail", "-", " 200-299"),
+        line(4, "slave", &name(2), ""),
+        // It serves none: one slot is on its way to it.
+        line(5, "master", "-", " [7-<-0]"),
+        "too short\n".to_owned(),
+    ];
+    let seen = nodes::Nodes::read(&text.concat());
+    let is = |n: usize, is_myself, failed, silent| nodes::Master {
+        name: name(n),
+        is_myself,
+        failed,
+        silent,
+    };
+    let masters = vec![
+        is(1, true, false, false),
+        is(2, false, false, true),
+        is(3, false, true, true),
+    ];
+    assert_eq!((seen.masters, seen.own_master), (masters, None));
+    let replica = line(4, "myself,slave", &name(2), "");
+    assert_eq!(nodes::Nodes::read(&replica).own_master, Some(name(2)));
 }
