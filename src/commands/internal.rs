@@ -44,11 +44,14 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
     if rest.len() % 2 != 0 {
         return Err(damaged("a change", Damaged("a key without a value")));
     }
-    let node = &mut *node();
     let pairs = rest.chunks_exact(2).map(|p| (p[0], p[1]));
-    let mut change =
-        v1::decode_fact(fact, pairs, &mut node.interner).map_err(|e| damaged("a change", e))?;
-    node.shares.bind(&mut change);
+    let change = {
+        let node = &mut *node();
+        let decoded = v1::decode_fact(fact, pairs, &mut node.interner);
+        let mut change = decoded.map_err(|e| damaged("a change", e))?;
+        node.shares.bind(&mut change);
+        change
+    };
     let names = call.argv.iter().skip(1).step_by(2);
     let mut keys = names
         // SAFETY: the strings of this call; a change names each key once.
@@ -64,7 +67,7 @@ pub fn apply(call: &Call<'_>) -> Result<(), Refusal> {
         for (n, key) in keys.iter_mut().enumerate() {
             key.apply(&change, n);
         }
-        node.obeyed(change.stamp, now_us());
+        node().obeyed(change.stamp, now_us());
         // SAFETY: the context of this call.
         unsafe { propagate::verbatim(call.ctx) };
     });

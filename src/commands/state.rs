@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use maos_core::change::{Change, Kind};
+use maos_core::event::Event;
 use maos_core::lock::{is_held_by, LockCommand};
 use maos_core::partition::{Directory, Place};
 use maos_core::record::Record;
@@ -235,7 +236,10 @@ fn decide<'a, C: WriteCommand<'a>>(
                 count_conflict::<C>();
             }
             if lost || reply.is_resolved() {
-                count_merge(call, request, &records(keys), &env, !lost);
+                let merges = count_merge(call, request, &records(keys), &env, !lost);
+                if let ([key], true, true) = (&*keys, merges, lost) {
+                    key.note(Some(Event::Conflicted));
+                }
             }
             call.reply(&reply);
             return Ok(Came::Done);
@@ -316,6 +320,7 @@ fn commit_all(
     }
 }
 
+/// Counts how a merge ended; whether the request is one.
 #[cold]
 fn count_merge<'a, C: WriteCommand<'a>>(
     call: &Call<'a>,
@@ -323,11 +328,13 @@ fn count_merge<'a, C: WriteCommand<'a>>(
     records: &[Option<&Record>],
     env: &Env<'_>,
     resolved: bool,
-) {
+) -> bool {
     let env = Env { ..*env };
-    if let Some(strategy) = request.strategy(records.first().copied().flatten(), &env) {
+    let strategy = request.strategy(records.first().copied().flatten(), &env);
+    if let Some(strategy) = strategy {
         conflicts::count(strategy, call.args[0], resolved);
     }
+    strategy.is_some()
 }
 
 /// Whether the user may have a partition charged: one that it may not even read is none of its business. What is

@@ -28,6 +28,8 @@ pub enum Kind {
     Lock = 5,
     /// No new version: another partition is charged with it, or none.
     Move = 6,
+    /// A new value that settles two writes.
+    Merge = 7,
 }
 
 /// What becomes of the key's expiry.

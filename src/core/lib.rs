@@ -21,6 +21,7 @@
 //! | [`waits`] | who waits for which lock, in which order, and the cycles that would close |
 //! | [`partition`] | shares of a pool of memory: who is charged, and what is refused |
 //! | [`change`] | what was decided, and how it is applied |
+//! | [`event`] | what those who listen are told of it |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
@@ -40,6 +41,8 @@ pub mod codec;
 pub mod config;
 #[cfg(feature = "engine")]
 pub mod digest;
+#[cfg(feature = "engine")]
+pub mod event;
 #[cfg(feature = "engine")]
 pub mod generate;
 #[cfg(feature = "engine")]

@@ -82,7 +82,8 @@ impl<'a> Merge<'a> {
     }
 
     /// The commit of one change that is no fast-forward.
-    fn done<'r>(&self, change: Change<'a>, how: How) -> Decided<'a, 'r> {
+    fn done<'r>(&self, mut change: Change<'a>, how: How) -> Decided<'a, 'r> {
+        change.kind = Kind::Merge;
         let reply = MergeReply::Applied(change.stamp, how);
         Ok(Decision::Commit(smallvec![change], reply))
     }
@@ -103,7 +104,7 @@ impl<'a> Merge<'a> {
         loser.apply(0, Some(&mut after));
         let value = stands.value();
         let (kind, expiry) = match value {
-            Some(_) => (Kind::Rollback, Expiry::Keep),
+            Some(_) => (Kind::Merge, Expiry::Keep),
             None => (Kind::Delete, leaves(Some(record), env)),
         };
         let again = Change {

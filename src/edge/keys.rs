@@ -1,9 +1,11 @@
 //! Keys opened for one call: the one typed way to a record.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use maos_core::change::{Change, Expiry};
+use maos_core::event::Event;
 use maos_core::partition::Definition;
 use maos_core::record::Record;
 use maos_core::refusal::WRONG_TYPE;
@@ -67,6 +69,8 @@ pub struct Key<'c> {
     name: *mut raw::RedisModuleString,
     handle: *mut raw::RedisModuleKey,
     record: *mut Record,
+    /// What those who listen are told once the key is closed.
+    event: Cell<Option<Event>>,
     call: PhantomData<&'c ()>,
 }
 
@@ -98,6 +102,7 @@ impl<'c> Key<'c> {
             name,
             handle,
             record: std::ptr::null_mut(),
+            event: Cell::new(None),
             call: PhantomData,
         };
         // SAFETY: the handle is open, or null, which all of these take for an empty key. A value of
@@ -171,6 +176,7 @@ impl<'c> Key<'c> {
             let at = unsafe { api!(RedisModule_GetAbsExpire)(handle) };
             u64::try_from(at).ok()
         };
+        self.note(change.event(n, self.record()));
         if let Some(record) = self.record_mut() {
             let (before, was) = (Held::by(record), members::before(record));
             change.apply(n, Some(record));
@@ -192,6 +198,13 @@ impl<'c> Key<'c> {
             }
         }
         self.signal();
+    }
+
+    /// Has those who listen told of this once the key is closed: whoever they are, nothing of ours is open then. Of
+    /// several events of one command they are told the last.
+    #[inline]
+    pub fn note(&self, event: Option<Event>) {
+        self.event.set(event.or(self.event.get()));
     }
 
     /// The key goes, and its value with it.
@@ -252,6 +265,18 @@ impl Drop for Key<'_> {
         if !self.handle.is_null() {
             // SAFETY: open, and not used after this.
             unsafe { api!(RedisModule_CloseKey)(self.handle) };
+        }
+        if let Some(event) = self.event.get() {
+            let (class, event) = (raw::REDISMODULE_NOTIFY_MODULE, event.notification());
+            // SAFETY: context and name live for `'c`.
+            unsafe {
+                api!(RedisModule_NotifyKeyspaceEvent)(
+                    self.ctx,
+                    class as _,
+                    event.as_ptr(),
+                    self.name,
+                );
+            }
         }
     }
 }

@@ -703,6 +703,7 @@ pub fn decode_fact<'a>(
         4 => Kind::Trim,
         5 => Kind::Lock,
         6 => Kind::Move,
+        7 => Kind::Merge,
         _ => return Err(Damaged("a kind of change that only a later version knows")),
     };
     let parts = r.byte()?;

@@ -18,6 +18,7 @@ mod locks;
 mod memory;
 mod moving;
 mod names;
+mod notifications;
 pub mod oracle;
 mod partitions;
 mod pauses;
