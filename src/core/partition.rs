@@ -773,10 +773,10 @@ impl Directory {
                 let record = records(0, change.writes[0].key);
                 let seat = self.seat(change, 0, named, record, env)?;
                 // What it leaves, it leaves room in.
-                let more = |after: usize| u64::try_from(seat.charged(after).to.1).unwrap_or(0);
                 if !seat.to.is_some() {
                     return Ok(());
                 }
+                let more = |after: usize| u64::try_from(seat.charged(after).to.1).unwrap_or(0);
                 let stand = self.stand(seat.to, ledger);
                 let at_most = more(change.charge_at_most(0, record));
                 if stand.is_none_or(|stand| at_most == 0 || stand.takes(at_most, self.peers)) {

@@ -95,6 +95,8 @@ pub struct Oracle {
     resp3: bool,
     /// Whether the node trims and compresses in a pass of its own, at a time of its own.
     busy: bool,
+    /// Whether partitions may have their keys expire within moments: where nothing is ever sent in a batch.
+    brief_keys: bool,
     /// Every key that has held a record, or might have.
     named: BTreeSet<Vec<u8>>,
     seed: u64,
@@ -116,6 +118,7 @@ impl Oracle {
             exact_bytes: false,
             resp3: false,
             busy: false,
+            brief_keys: false,
             named: generator.keys.iter().cloned().collect(),
             generator,
             seed,
@@ -179,6 +182,12 @@ impl Oracle {
     fn next_in(&mut self, way: Way) -> Words {
         loop {
             let request = self.next();
+            // A partition that has its keys expire does so in batches to come.
+            if !self.brief_keys
+                && any_option(&request, |name, n| name == b"TTL" && 0 < n && n < 60_000)
+            {
+                continue;
+            }
             if way == Way::Single || self.busy || !expires_soon(&request) {
                 return request;
             }
@@ -587,18 +596,21 @@ fn is_partition(request: &[Vec<u8>]) -> bool {
 /// Whether some words of a request would have a key expire within a minute, or before now.
 fn expires_soon(request: &[Vec<u8>]) -> bool {
     let now_ms = i128::from(now_us() / 1000);
+    any_option(request, |name, n| match name {
+        b"PX" => n < 60_000,
+        b"EX" => n < 60,
+        b"PXAT" => n < now_ms + 60_000,
+        b"EXAT" => n < now_ms / 1000 + 60,
+        _ => false,
+    })
+}
+
+/// Whether this is so of some word in capitals and the number after it.
+fn any_option(request: &[Vec<u8>], is: impl Fn(&[u8], i128) -> bool) -> bool {
     request.windows(2).any(|pair| {
         let number = std::str::from_utf8(&pair[1]).ok();
-        let Some(n) = number.and_then(|n| n.parse::<i128>().ok()) else {
-            return false;
-        };
-        match pair[0].to_ascii_uppercase().as_slice() {
-            b"PX" => n < 60_000,
-            b"EX" => n < 60,
-            b"PXAT" => n < now_ms + 60_000,
-            b"EXAT" => n < now_ms / 1000 + 60,
-            _ => false,
-        }
+        let number = number.and_then(|n| n.parse().ok());
+        number.is_some_and(|n| is(&pair[0].to_ascii_uppercase(), n))
     })
 }
 

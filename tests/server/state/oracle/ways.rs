@@ -13,6 +13,7 @@ fn all(way: Way, resp3: bool) {
         conn.hello3();
         oracle.resp3 = true;
     }
+    oracle.brief_keys = way == Way::Single;
     oracle.converse(conn, way, requests());
     oracle.agree(conn, "after it all");
     println!("{way:?}: {} requests", oracle.asked());
