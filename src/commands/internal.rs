@@ -6,7 +6,7 @@ use maos_core::codec::{v1, Damaged};
 use maos_core::restored::Restored;
 #[cfg(debug_assertions)]
 use maos_core::wire::{Decoded, Reply, Sink, Value};
-use maos_core::{Code, Refusal};
+use maos_core::{Code, Refusal, Stamp};
 
 use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode, ShareKey};
@@ -15,7 +15,7 @@ use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us};
 #[cfg(debug_assertions)]
 use crate::edge::{bus, ledger};
-use crate::edge::{failpoint, guard, log, members, propagate};
+use crate::edge::{failpoint, feed, guard, log, members, propagate};
 
 fn only_obeyed(call: &Call<'_>) -> Result<(), Refusal> {
     if call.must_obey() {
@@ -136,6 +136,22 @@ pub fn define(call: &Call<'_>) -> Result<(), Refusal> {
         // SAFETY: the context of this call.
         unsafe { propagate::verbatim(call.ctx) };
     });
+    call.reply_int(1);
+    Ok(())
+}
+
+/// MAOS.REIGN position
+pub fn reign(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    failpoint::hit("obey reign");
+    let at = std::str::from_utf8(call.args[0])
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let at = at.filter(|at| *at <= Stamp::MAX.0);
+    let at = at.ok_or_else(|| damaged("the beginning of a reign", Damaged("no position")))?;
+    feed::follow(Stamp(at));
+    // SAFETY: the context of this call.
+    unsafe { propagate::verbatim(call.ctx) };
     call.reply_int(1);
     Ok(())
 }

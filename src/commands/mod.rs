@@ -5,12 +5,14 @@
 mod internal;
 mod partition;
 mod state;
+mod watch;
 
 use std::ffi::c_int;
 
 use maos_core::wire::partition::DEFINE;
 use maos_core::wire::spec::words;
 use maos_core::wire::state::{APPLY, LOAD, RESTORED};
+use maos_core::wire::watch::REIGN;
 use maos_core::wire::{requests as cmd, CommandSpec, Request};
 
 use crate::edge::api::raw;
@@ -45,6 +47,7 @@ macro_rules! handler {
 mod run {
     pub use super::partition::{define, survey};
     pub use super::state::{lock, read, write};
+    pub use super::watch::watch;
 }
 
 macro_rules! public {
@@ -64,6 +67,7 @@ const INTERNAL: &[(&CommandSpec, Handler)] = &[
     handler!(&LOAD, internal::load),
     handler!(&RESTORED, internal::restored),
     handler!(&DEFINE, internal::define),
+    handler!(&REIGN, internal::reign),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

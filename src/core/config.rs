@@ -72,6 +72,8 @@ pub enum Knob {
     MergeFunctionMax,
     /// `maos.pool-bytes`
     PoolBytes,
+    /// `maos.changes-max-bytes`
+    ChangesMax,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -175,6 +177,15 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Bytes,
         meaning: "How many bytes all partitions may be given together, in a cluster those of all nodes. MAOS.PARTITION CREATE and ALTER are refused beyond it. Keys outside of partitions do not count. Set it to the same on every node.",
     },
+    Setting {
+        id: Knob::ChangesMax,
+        name: "changes-max-bytes",
+        default: 16 << 20,
+        min: 0,
+        max: 64 << 30,
+        unit: Unit::Bytes,
+        meaning: "How many bytes the change log of a node may take, from which MAOS.WATCH is answered: an event takes about 50 bytes and those of its key. When it is full the oldest go, and who comes back for them is told COMPACTED. Memory is taken as events come. 0 keeps no log, and nobody can watch. Set it to the same on masters and replicas.",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -228,6 +239,18 @@ pub const PARTITION_NAME_MAX: usize = 256;
 pub const PREFIX_MAX: usize = 256;
 /// The most prefixes of one partition.
 pub const PREFIXES_MAX: usize = 64;
+/// The longest pattern of a watch, in bytes.
+pub const PATTERN_MAX: usize = 1024;
+/// The most patterns of one watch.
+pub const PATTERNS_MAX: usize = 1024;
+/// The longest that a watch waits for something to happen: one hour.
+pub const BLOCK_MAX_MS: i64 = 3_600_000;
+/// The most events that one reply carries, but for the rest of a commit.
+pub const EVENTS_MAX: i64 = 10_000;
+/// So many events one reply carries without `COUNT`.
+pub const EVENTS_DEFAULT: usize = 1_000;
+/// So many events of the log one watch looks through before it answers, whatever it has found.
+pub const EVENTS_LOOKED_AT: usize = 100_000;
 /// The most partitions that there may be, in a cluster on all nodes.
 pub const PARTITIONS_MAX: usize = 10_000;
 /// The most versions a loaded record may hold.
@@ -258,6 +281,8 @@ pub struct Limits {
     pub pause_us: u64,
     /// Bytes that all partitions may be given.
     pub pool: u64,
+    /// Bytes that the change log may take; 0: there is none.
+    pub changes: usize,
     /// Milliseconds until a key expires that is written without a word about it; 0: it does not. A
     /// partition's policy.
     pub key_ttl_ms: u64,
@@ -279,6 +304,7 @@ impl Limits {
             function_ms: value(Knob::MergeFunctionMax),
             pause_us: value(Knob::PauseGuard).saturating_mul(1_000),
             pool: value(Knob::PoolBytes),
+            changes: size(Knob::ChangesMax),
             key_ttl_ms: 0,
         }
     }

@@ -2,46 +2,76 @@
 
 use std::ffi::CStr;
 
+#[cfg(feature = "engine")]
 use crate::change::{Change, Kind};
+#[cfg(feature = "engine")]
 use crate::record::Record;
 
-/// What happened to a key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// It has a value, and had none.
-    Created,
-    /// It has another value.
-    Updated,
-    /// It has no value any more; its history stays.
-    Deleted,
-    /// It has an old value again.
-    RolledBack,
-    /// A merge met another write, and both are settled.
-    Resolved,
-    /// A merge met another write, and was not applied: nothing changed.
-    Conflicted,
-    /// Somebody holds it who did not.
-    Locked,
-    /// Somebody holds it no longer.
-    Unlocked,
+macro_rules! events {
+    ($($name:ident $word:literal $meaning:literal)*) => {
+        /// What happened to a key.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Event { $(#[doc = $meaning] $name),* }
+
+        impl Event {
+            /// Every event there is.
+            pub const ALL: &'static [Event] = &[$(Event::$name),*];
+
+            /// Its word: the `type` of what a watcher reads.
+            pub const fn word(self) -> &'static str {
+                match self { $(Event::$name => $word),* }
+            }
+
+            /// What it means, in one line.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Event::$name => $meaning),* }
+            }
+
+            /// The name of its keyspace notification.
+            pub const fn notification(self) -> &'static CStr {
+                match self {
+                    $(Event::$name => {
+                        match CStr::from_bytes_with_nul(concat!("maos.", $word, "\0").as_bytes()) {
+                            Ok(name) => name,
+                            Err(_) => unreachable!(),
+                        }
+                    })*
+                }
+            }
+        }
+    };
+}
+
+events! {
+    Created "created" "it has a value, and had none"
+    Updated "updated" "it has another value"
+    Deleted "deleted" "it has no value any more, by MAOS.DEL or by a command of the server's own"
+    RolledBack "rolledback" "it has an old value again"
+    Resolved "resolved" "a merge met another write, and both are settled"
+    Conflicted "conflicted" "a merge met another write, and was not applied: nothing changed"
+    Locked "locked" "somebody holds it who did not"
+    Unlocked "unlocked" "somebody holds it no longer"
+    Expired "expired" "its time was over"
+    Evicted "evicted" "it made room for others"
+    Restored "restored" "it came whole: by RESTORE, COPY, RENAME or MOVE, or with its slot"
+    Left "left" "its slot is on its way to another node, or there, and the key has gone from here"
+    Flushed "flushed" "all keys of the database went, or came from elsewhere, in one step; there is no key"
 }
 
 impl Event {
-    /// The name of its keyspace notification.
-    pub const fn notification(self) -> &'static CStr {
-        match self {
-            Event::Created => c"maos.created",
-            Event::Updated => c"maos.updated",
-            Event::Deleted => c"maos.deleted",
-            Event::RolledBack => c"maos.rolledback",
-            Event::Resolved => c"maos.resolved",
-            Event::Conflicted => c"maos.conflicted",
-            Event::Locked => c"maos.locked",
-            Event::Unlocked => c"maos.unlocked",
-        }
+    /// This event as one bit of a set.
+    pub const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// The event of a word, in any case.
+    pub fn from_word(word: &[u8]) -> Option<Event> {
+        let is = |event: &&Event| event.word().as_bytes().eq_ignore_ascii_case(word);
+        Event::ALL.iter().find(is).copied()
     }
 }
 
+#[cfg(feature = "engine")]
 impl Change<'_> {
     /// What the change does to its `n`-th key, which holds this record before; `None` where it changes nothing that
     /// anybody asks for: an old version goes, a lease is renewed, another partition is charged.

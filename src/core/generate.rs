@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{LEASE_MAX_MS, OWNER_MAX, WAIT_MAX_MS};
+use crate::config::{BLOCK_MAX_MS, LEASE_MAX_MS, OWNER_MAX, PATTERN_MAX, WAIT_MAX_MS};
+use crate::event::Event;
 use crate::model::{Held, Model};
 use crate::record::{Record, Version};
 use crate::wire::reference::COMMANDS;
@@ -206,7 +207,10 @@ impl Generator {
                         }
                     }
                 }
-                _ if self.rng.below(60) == 0 => out.push(self.rng.pick(NASTY).to_vec()),
+                // 0 would be to wait for ever.
+                _ if arg.token != Some(Tok::Block) && self.rng.below(60) == 0 => {
+                    out.push(self.rng.pick(NASTY).to_vec())
+                }
                 kind => {
                     let value = self.value(kind, arg.token, world);
                     out.push(value);
@@ -230,6 +234,13 @@ impl Generator {
             (ArgKind::Token, _) => return self.token(world),
             (ArgKind::Owner, _) => return self.owner(world),
             (ArgKind::Partition, _) => return self.partition(world),
+            (ArgKind::Pattern, _) => return self.pattern(),
+            (ArgKind::Events, _) => return self.events(),
+            // Nobody waits for what nobody does meanwhile.
+            (_, Some(Tok::Block)) => match self.rng.below(20) {
+                0 => *self.rng.pick(&[-1, BLOCK_MAX_MS + 1, i64::MAX]),
+                n => 1 + (n % 3) as i64,
+            },
             (ArgKind::Lease, _) => self.lease(),
             (ArgKind::VersionRef, _) => match self.rng.chance(60) {
                 true => -1 - self.rng.below(6) as i64,
@@ -376,6 +387,29 @@ impl Generator {
             (Tok::MaxValue, n) => 200 * (n % 30),
             (_, 2..20) => 0,
             (_, n) => 86_400_000 * n,
+        }
+    }
+
+    /// A key, or what keys begin with, or what is no pattern.
+    fn pattern(&mut self) -> Vec<u8> {
+        let key = self.rng.pick(&self.keys).clone();
+        match self.rng.below(20) {
+            0 => vec![b'*'; PATTERN_MAX + self.rng.below(2)],
+            1 => [&key[..2], b"["].concat(),
+            2 => [&key[..1], b"\\"].concat(),
+            3 => b"\\COUNT".to_vec(),
+            4..8 => key,
+            _ => [&key[..self.rng.below(6)], b"*"].concat(),
+        }
+    }
+
+    /// A list of types.
+    fn events(&mut self) -> Vec<u8> {
+        let some = (0..1 + self.rng.below(4)).map(|_| self.rng.pick(Event::ALL).word());
+        let some: Vec<_> = some.collect();
+        match self.rng.below(10) {
+            0 => b"created,".to_vec(),
+            _ => some.join(",").into_bytes(),
         }
     }
 

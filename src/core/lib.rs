@@ -22,6 +22,9 @@
 //! | [`partition`] | shares of a pool of memory: who is charged, and what is refused |
 //! | [`change`] | what was decided, and how it is applied |
 //! | [`event`] | what those who listen are told of it |
+//! | [`watch`] | what a watcher reads of the log |
+//! | [`feed`] | the change log: every event in order, and what becomes of a cursor |
+//! | [`glob`], [`audience`] | patterns over keys, and who is to hear of one |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
@@ -33,6 +36,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "engine")]
+pub mod audience;
+#[cfg(feature = "engine")]
 pub mod change;
 #[cfg(feature = "engine")]
 pub mod clock;
@@ -41,10 +46,12 @@ pub mod codec;
 pub mod config;
 #[cfg(feature = "engine")]
 pub mod digest;
-#[cfg(feature = "engine")]
 pub mod event;
 #[cfg(feature = "engine")]
+pub mod feed;
+#[cfg(feature = "engine")]
 pub mod generate;
+pub mod glob;
 #[cfg(feature = "engine")]
 mod history;
 pub mod ids;
@@ -75,6 +82,8 @@ pub mod update;
 mod version;
 #[cfg(feature = "engine")]
 pub mod waits;
+#[cfg(feature = "engine")]
+pub mod watch;
 pub mod wire;
 
 pub use ids::{Interner, Stamp, Who};

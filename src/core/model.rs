@@ -7,17 +7,20 @@ use crate::change::{Change, Expiry};
 use crate::clock::Clock;
 use crate::codec::{v1, Damaged};
 use crate::config::Limits;
+use crate::event::Event;
+use crate::feed::{Feed, Tell};
 use crate::partition::{
     DefineCommand, Definition, Directory, Fate, Ledger, Place, Survey, SurveyCommand, Usage,
     EVICTIONS_MAX,
 };
-use crate::record::Record;
+use crate::record::{Record, Version};
 use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
+use crate::watch::{value_of, NO_LOG};
 use crate::wire::lock::WaiterReply;
 use crate::wire::partition::AuditReply;
 use crate::wire::{requests as cmd, CommandSpec, Keys, Request, Value};
-use crate::{lock, Code, Interner, Refusal, Stamp};
+use crate::{lock, Code, Interner, Refusal, Stamp, Who};
 
 /// What answers a merge that a Redis Function decides.
 pub type Function = fn(&Question<'_>) -> Result<Vec<u8>, Refusal>;
@@ -40,6 +43,7 @@ pub struct Model {
     defined: HashMap<Vec<u8>, Defined>,
     directory: Directory,
     high_water: HashMap<Place, u64>,
+    feed: Feed,
     /// The Redis Functions there are.
     pub functions: Option<Function>,
     /// Keys that hold something else.
@@ -157,13 +161,13 @@ impl Model {
         };
         let place = self.directory.define(&name.into(), None);
         if gone.definition.class == crate::wire::partition::Class::Temporary {
-            self.keys.retain(|key, held| {
-                let stays = held.record.member().place() != place;
-                if !stays {
-                    self.sent.push(vec![vec![], key.clone()]);
-                }
-                stays
-            });
+            let keys = self.keys.iter();
+            let leave = keys.filter(|(_, held)| held.record.member().place() == place);
+            let leave: Vec<_> = leave.map(|(key, _)| key.clone()).collect();
+            for key in leave {
+                self.gone(Event::Expired, &key);
+                self.sent.push(vec![vec![], key]);
+            }
         }
         self.settle();
         true
@@ -185,15 +189,44 @@ impl Model {
 
     /// Plain DEL: the record goes at once.
     pub fn purge(&mut self, key: &[u8]) -> bool {
-        self.keys.remove(key).is_some()
+        self.gone(Event::Deleted, key)
+    }
+
+    /// A key goes, and whoever watches is told.
+    fn gone(&mut self, event: Event, key: &[u8]) -> bool {
+        let Some(held) = self.keys.remove(key) else {
+            return false;
+        };
+        if let Some(live) = held.record.live() {
+            self.feed.append(Tell {
+                stamp: None,
+                event,
+                db: 0,
+                key,
+                version: Stamp::NONE,
+                previous: live.stamp(),
+                who: Who::nobody(),
+                unsure: false,
+            });
+        }
+        true
+    }
+
+    /// What happened to the keys, as far back as it is known.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Lets the keys go whose time is over.
     pub fn expire(&mut self) {
         let now_ms = self.now_us / 1000;
         // The server's rule: the millisecond itself still belongs to the key.
-        self.keys
-            .retain(|_, held| held.expires_ms.is_none_or(|at| at >= now_ms));
+        let keys = self.keys.iter();
+        let ended = keys.filter(|(_, held)| held.expires_ms.is_some_and(|at| at < now_ms));
+        let ended: Vec<_> = ended.map(|(key, _)| key.clone()).collect();
+        for key in ended {
+            self.gone(Event::Expired, &key);
+        }
         let over = |d: &Defined| d.expires_ms.is_some_and(|at| at < now_ms);
         let over: Vec<_> = self
             .defined
@@ -278,6 +311,10 @@ impl Model {
     /// The refusal.
     pub fn run(&mut self, line: &[&[u8]]) -> Result<Value, Refusal> {
         self.directory.set_limits(&self.limits);
+        self.feed.set_max_bytes(self.limits.changes);
+        if !self.feed.has_begun() {
+            self.feed.reign(Stamp(self.now_us));
+        }
         self.expire();
         if let Some(answer) = self.plain(line) {
             return answer;
@@ -364,6 +401,23 @@ impl Model {
         }
     }
 
+    /// As one who does not wait.
+    fn watch<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>
+    where
+        C: Request<'a> + Into<cmd::Watch<'a>>,
+    {
+        check_arity(C::SPEC, args)?;
+        let watch: cmd::Watch<'_> = C::parse(args)?.into();
+        if !self.feed.is_on() {
+            return Err(NO_LOG);
+        }
+        let from = watch.since.unwrap_or(self.feed.last());
+        let found = watch.look(&self.feed, from, 0, |_| true);
+        let found = found.map_err(|lost| lost.refusal(from))?;
+        let record = |key: &[u8]| self.keys.get(key).map(|held| &held.record);
+        Ok(Value::of(&found.fill(|key, v| value_of(record(key), v))))
+    }
+
     fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC, args)?;
         let request = C::parse(args)?;
@@ -428,7 +482,7 @@ impl Model {
         };
         let evicted = self.admit(&mut changes, request.partition(), &env)?;
         for key in evicted {
-            self.keys.remove(&key);
+            self.gone(Event::Evicted, &key);
             self.sent.push(vec![vec![], key]);
         }
         // Made by this clock, unless a version it replaces lies beyond.
@@ -499,6 +553,21 @@ impl Model {
                 self.steady_us
             });
         for (n, write) in change.writes.iter().enumerate() {
+            let before = self.keys.get(write.key).map(|held| &held.record);
+            let live = before.and_then(Record::live);
+            let previous = live.map_or(Stamp::NONE, Version::stamp);
+            if let Some(event) = change.event(n, before) {
+                self.feed.append(Tell {
+                    stamp: Some(change.stamp),
+                    event,
+                    db: 0,
+                    key: write.key,
+                    version: change.stamp,
+                    previous,
+                    who: &change.who,
+                    unsure: false,
+                });
+            }
             let held = self.keys.get_mut(write.key);
             let made = match held {
                 Some(held) => {
@@ -531,7 +600,7 @@ impl Model {
     pub fn receive(&mut self, message: &[Vec<u8>]) -> Result<(), Damaged> {
         let (fact, rest) = message.split_first().ok_or(Damaged("no fact"))?;
         if let ([], [key]) = (&fact[..], rest) {
-            self.keys.remove(key);
+            self.gone(Event::Deleted, key);
             return Ok(());
         }
         let pairs = rest.chunks_exact(2).map(|p| (&p[0][..], &p[1][..]));

@@ -81,6 +81,7 @@ needed! {
     RedisModule_ServerInfoGetFieldUnsigned RedisModule_SubscribeToServerEvent
     RedisModule_GetKeyNameFromIO RedisModule_GetDbIdFromIO RedisModule_GetSelectedDb
     RedisModule_FreeCallReply RedisModule_CallReplyType RedisModule_CallReplyStringPtr RedisModule_CallReplyArrayElement
+    RedisModule_CallReplyLength RedisModule_BlockClient RedisModule_GetBlockedClientHandle
     RedisModule_GetDetachedThreadSafeContext
     RedisModule_RegisterClusterMessageReceiver RedisModule_SendClusterMessage
     RedisModule_SubscribeToKeyspaceEvents RedisModule_NotifyKeyspaceEvent

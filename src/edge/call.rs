@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ptr, slice};
 
+use maos_core::glob::Glob;
 use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
 use maos_core::{Code, Refusal};
 
@@ -13,7 +14,7 @@ use super::guard::{self, Breaker};
 use super::lineage::Name;
 use super::metrics::METRICS;
 use super::register;
-use super::{bus, failpoint, log, propagate};
+use super::{bus, failpoint, feed, log, propagate};
 
 /// A call in progress. Lives no longer than the server's callback.
 pub struct Call<'a> {
@@ -146,6 +147,7 @@ pub unsafe fn enter(
                 // What a master decided is now missing here: not to be hidden, nor to be made worse by
                 // switching the command off.
                 METRICS.damaged.one();
+                feed::unseen();
                 log::warning("a change from the master or the AOF was not applied: this node differs from the one it came from");
             } else {
                 breaker.tripped(spec.name);
@@ -240,21 +242,7 @@ impl Call<'_> {
     /// Whether the user of the connection may read a key.
     pub fn may_read(&self, key: &[u8]) -> bool {
         let mut users = Users::default();
-        self.with_user(&mut users, |user| {
-            let (name, key) = (Name::new(self.ctx, user), Name::new(self.ctx, key));
-            let access = raw::REDISMODULE_CMD_KEY_ACCESS as c_int;
-            // SAFETY: the strings live through the calls; the user is freed.
-            unsafe {
-                let user = api!(RedisModule_GetModuleUserFromUserName)(name.string);
-                // Who has no user is not held back by one.
-                if user.is_null() {
-                    return true;
-                }
-                let may = api!(RedisModule_ACLCheckKeyPermissions)(user, key.string, access);
-                api!(RedisModule_FreeModuleUser)(user);
-                may == raw::REDISMODULE_OK as c_int
-            }
-        })
+        self.with_user(&mut users, |user| Reader::of(self.ctx, user).may_read(key))
     }
 
     /// Whether a call that does not come from a connection has a user: a script has, a call by
@@ -289,6 +277,117 @@ impl Call<'_> {
             | raw::REDISMODULE_CTX_FLAGS_LOADING
             | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
         flags(self.ctx) & from != 0
+    }
+}
+
+/// What an ACL user may read, as the rules are now.
+pub struct Reader {
+    ctx: *mut raw::RedisModuleCtx,
+    name: Name,
+    /// Null: there is no such user (any more).
+    user: *mut raw::RedisModuleUser,
+    /// A caller that has no user is held back by nothing.
+    has_none: bool,
+}
+
+impl Reader {
+    /// The user of this name.
+    pub fn of(ctx: *mut raw::RedisModuleCtx, user: &[u8]) -> Reader {
+        let (name, has_none) = (Name::new(ctx, user), user == NO_USER);
+        // SAFETY: the string lives through the call; the user is freed by `drop`.
+        let user = unsafe { api!(RedisModule_GetModuleUserFromUserName)(name.string) };
+        Reader {
+            ctx,
+            name,
+            user,
+            has_none,
+        }
+    }
+
+    /// Whether it may read a key.
+    pub fn may_read(&self, key: &[u8]) -> bool {
+        if self.user.is_null() {
+            return self.has_none;
+        }
+        let key = Name::new(self.ctx, key);
+        let access = raw::REDISMODULE_CMD_KEY_ACCESS as c_int;
+        // SAFETY: the user is ours, the string lives through the call.
+        let may =
+            unsafe { api!(RedisModule_ACLCheckKeyPermissions)(self.user, key.string, access) };
+        may == raw::REDISMODULE_OK as c_int
+    }
+
+    /// What each of the keys that it may read begins with one of: the beginnings of its key patterns, up to what may
+    /// differ.
+    pub fn readable(&self) -> Vec<Vec<u8>> {
+        let mut found = vec![];
+        // SAFETY: the format says what follows: a C string and a string; the reply is freed.
+        unsafe {
+            let (command, format) = (c"ACL".as_ptr(), c"cs".as_ptr());
+            let get = c"GETUSER".as_ptr();
+            let reply = api!(RedisModule_Call)(self.ctx, command, format, get, self.name.string);
+            if reply.is_null() {
+                // There is no telling: what is read is looked at key by key all the same.
+                return vec![vec![]];
+            }
+            key_patterns(reply, &mut |rule| found.extend(literal_of(rule)));
+            api!(RedisModule_FreeCallReply)(reply);
+        }
+        found
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.user.is_null() {
+            // SAFETY: made by `of`, and not used after this.
+            unsafe { api!(RedisModule_FreeModuleUser)(self.user) };
+        }
+    }
+}
+
+/// What the keys of a rule like `~app:*` or `%R~app:*` begin with, if it lets them be read.
+fn literal_of(rule: &[u8]) -> Option<Vec<u8>> {
+    let tilde = rule.iter().position(|b| *b == b'~')?;
+    let (access, pattern) = (&rule[..tilde], &rule[tilde + 1..]);
+    if !access.is_empty() && !access.contains(&b'R') {
+        return None;
+    }
+    // A pattern that means nothing to us may mean anything to the server.
+    Some(Glob::new(pattern).map_or(vec![], |glob| glob.literal().to_vec()))
+}
+
+/// The rules that stand after the word `keys`, in the user itself and in its selectors.
+///
+/// # Safety
+/// `reply` must be a live reply of the server.
+unsafe fn key_patterns(reply: *mut raw::RedisModuleCallReply, found: &mut dyn FnMut(&[u8])) {
+    let text = |reply| {
+        let mut len = 0;
+        // SAFETY: a live reply; the server gives a pointer to `len` bytes, or null.
+        let start = unsafe { api!(RedisModule_CallReplyStringPtr)(reply, &raw mut len) };
+        match start.is_null() {
+            true => &[][..],
+            // SAFETY: as above.
+            false => unsafe { slice::from_raw_parts(start.cast::<u8>(), len) },
+        }
+    };
+    // SAFETY: by the caller; parts of a reply live as long as it does.
+    unsafe {
+        let mut is_keys = false;
+        for n in 0..api!(RedisModule_CallReplyLength)(reply) {
+            let part = api!(RedisModule_CallReplyArrayElement)(reply, n);
+            if api!(RedisModule_CallReplyType)(part) == raw::REDISMODULE_REPLY_ARRAY as c_int {
+                key_patterns(part, found);
+                is_keys = false;
+                continue;
+            }
+            let word = text(part);
+            if is_keys {
+                word.split(|b| *b == b' ').for_each(&mut *found);
+            }
+            is_keys = !is_keys && word == b"keys";
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
-use super::{background, failpoint, guard, lineage, listeners, partitions, pause, waiting};
+use super::{background, failpoint, feed, guard, lineage, listeners, partitions, pause, waiting};
 
 /// The events that are asked for. All are offered since Redis 7.0.
-const EVENTS: [u64; 7] = [
+const EVENTS: [u64; 8] = [
     raw::REDISMODULE_EVENT_FORK_CHILD,
     raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
     raw::REDISMODULE_EVENT_REPLICA_CHANGE,
@@ -14,6 +14,7 @@ const EVENTS: [u64; 7] = [
     raw::REDISMODULE_EVENT_CONFIG,
     raw::REDISMODULE_EVENT_FLUSHDB,
     raw::REDISMODULE_EVENT_SWAPDB,
+    raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD,
 ];
 
 /// The form of the events' data that every server since Redis 7.0 knows.
@@ -57,6 +58,25 @@ unsafe extern "C" fn happened(
                 lineage::replaced(true);
                 if LOADED.contains(&sub) {
                     partitions::look_at_all(false);
+                    feed::reigns();
+                } else {
+                    feed::replaced();
+                }
+            }
+            raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD
+                if sub == raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED =>
+            {
+                feed::replaced();
+            }
+            raw::REDISMODULE_EVENT_REPLICA_CHANGE
+                if sub == raw::REDISMODULE_SUBEVENT_REPLICA_CHANGE_ONLINE =>
+            {
+                feed::announce();
+            }
+            raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED => {
+                match sub == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
+                    true => feed::reigns(),
+                    false => feed::demoted(),
                 }
             }
             raw::REDISMODULE_EVENT_FLUSHDB => {
@@ -64,6 +84,9 @@ unsafe extern "C" fn happened(
                 waiting::look_at_all();
                 if sub != raw::REDISMODULE_SUBEVENT_FLUSHDB_START {
                     partitions::look_at_all(true);
+                    // SAFETY: what comes with this event, in the form that was asked for.
+                    let flush = unsafe { &*data.cast::<raw::RedisModuleFlushInfo>() };
+                    feed::flushed(flush.dbnum);
                 }
             }
             raw::REDISMODULE_EVENT_SWAPDB => {
@@ -72,6 +95,8 @@ unsafe extern "C" fn happened(
                 // SAFETY: what comes with this event, in the form that was asked for.
                 let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
                 partitions::swapped(swap.dbnum_first, swap.dbnum_second);
+                feed::flushed(swap.dbnum_first);
+                feed::flushed(swap.dbnum_second);
             }
             _ => {}
         }
@@ -85,4 +110,5 @@ unsafe extern "C" fn happened(
 pub fn unseen() {
     lineage::raise_to_now();
     guard::run(waiting::look_at_all);
+    feed::unseen();
 }

@@ -20,6 +20,7 @@ pub const POINTS: &[&str] = &[
     "obey apply",
     "obey load",
     "obey restored",
+    "obey reign",
     // The data type.
     "save",
     "load",
@@ -40,6 +41,7 @@ pub const POINTS: &[&str] = &[
     // Partitions.
     "define",
     "survey",
+    "watch",
     "admit",
     "victims",
     "sweep",
@@ -63,6 +65,8 @@ pub const POINTS: &[&str] = &[
     "message",
     // What the server tells and asks.
     "event",
+    "notified",
+    "tell",
     "config get",
     "config set",
     "info",

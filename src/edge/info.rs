@@ -7,7 +7,9 @@ use maos_core::Code;
 
 use super::api::{api, raw};
 use super::metrics::METRICS;
-use super::{background, conflicts, failpoint, guard, listeners, node, partitions, pause, waiting};
+use super::{
+    background, conflicts, failpoint, feed, guard, listeners, node, partitions, pause, waiting,
+};
 
 /// Registers the section.
 pub fn register(ctx: *mut raw::RedisModuleCtx) {
@@ -55,6 +57,13 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     number("pauses", m.pauses.get());
     number("in_doubt", u64::from(pause::in_doubt()));
     number("lock_waiters", waiting::count() as u64);
+    let log = feed::numbers();
+    number("changes_bytes", log.bytes as u64);
+    number("changes_held", log.held as u64);
+    number("changes_appended", log.appended);
+    number("changes_floor", log.floor.0);
+    number("changes_read", m.events_read.get());
+    number("watchers", log.watchers as u64);
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {

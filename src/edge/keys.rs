@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use maos_core::change::{Change, Expiry};
 use maos_core::event::Event;
+use maos_core::feed::Tell;
 use maos_core::partition::Definition;
-use maos_core::record::Record;
+use maos_core::record::{Record, Version};
 use maos_core::refusal::WRONG_TYPE;
-use maos_core::Refusal;
+use maos_core::{Refusal, Stamp};
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::ledger::{self, Held};
 use super::lineage::{context, Name};
-use super::{failpoint, members, partitions};
+use super::{failpoint, feed, members, partitions};
 use crate::persist;
 
 /// Whether the key's slot is another node's, or on its way from or to one that the key is on now: then it
@@ -36,6 +37,30 @@ pub fn is_elsewhere(db: i32, key: &[u8]) -> bool {
         api!(RedisModule_FreeCallReply)(reply);
     }
     false
+}
+
+/// Whether the slot of a key is on its way from here, or another node's: what holds of any key there that does not
+/// exist. The key itself is not looked at, which may be about to go.
+pub fn is_leaving(db: i32, key: &[u8]) -> bool {
+    if flags(std::ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER == 0 {
+        return false;
+    }
+    let tag = hash_tag(key);
+    // Not to be put between braces.
+    if tag.is_empty() || tag.contains(&b'}') {
+        return false;
+    }
+    is_elsewhere(db, &[b"{", tag, b"}\0maos"].concat())
+}
+
+/// The part of a key that its slot is made of: what is between the first `{` and the next `}`, or all of it.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|b| *b == b'}')?;
+        Some(&rest[..close])
+    });
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
 /// What a key is opened for.
@@ -176,7 +201,10 @@ impl<'c> Key<'c> {
             let at = unsafe { api!(RedisModule_GetAbsExpire)(handle) };
             u64::try_from(at).ok()
         };
-        self.note(change.event(n, self.record()));
+        let event = change.event(n, self.record());
+        let live = self.record().and_then(Record::live);
+        let previous = live.map_or(Stamp::NONE, Version::stamp);
+        self.note(event);
         if let Some(record) = self.record_mut() {
             let (before, was) = (Held::by(record), members::before(record));
             change.apply(n, Some(record));
@@ -196,6 +224,18 @@ impl<'c> Key<'c> {
             if let Expiry::At(_) = expiry {
                 self.expire(expiry);
             }
+        }
+        if let Some(event) = event {
+            feed::append(Tell {
+                stamp: Some(change.stamp),
+                event,
+                db: db_of(ctx),
+                key: change.writes[n].key,
+                version: change.stamp,
+                previous,
+                who: &change.who,
+                unsure: false,
+            });
         }
         self.signal();
     }

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use super::api::{self, raw};
 use super::{
-    background, bus, config, events, guard, info, lineage, listeners, log, pause, register,
+    background, bus, config, events, feed, guard, info, lineage, listeners, log, pause, register,
 };
 use crate::persist;
 
@@ -67,6 +67,7 @@ fn load(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     config::register(ctx)?;
     info::register(ctx);
     lineage::register(ctx);
+    feed::register(ctx);
     pause::register(ctx);
     bus::register(ctx);
     listeners::start(events::subscribe(ctx));

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub damaged: Counter,
     /// Times that the node slept longer than it may.
     pub pauses: Counter,
+    /// Events that watchers were told.
+    pub events_read: Counter,
     /// Looks at who listens to changes.
     pub listener_checks: Counter,
     /// Records whose value was removed by the server: DEL, expiry, overwriting and so on.
@@ -71,6 +73,7 @@ pub static METRICS: Metrics = Metrics {
     stamps_ahead: Counter::new(),
     damaged: Counter::new(),
     pauses: Counter::new(),
+    events_read: Counter::new(),
     listener_checks: Counter::new(),
     unlinked: Counter::new(),
     records: AtomicI64::new(0),

@@ -14,6 +14,7 @@ pub mod config;
 pub mod conflicts;
 pub mod events;
 pub mod failpoint;
+pub mod feed;
 pub mod function;
 pub mod guard;
 pub mod info;

@@ -10,6 +10,7 @@ use maos_core::change::Change;
 use maos_core::codec::v1;
 use maos_core::partition::Definition;
 use maos_core::restored::Restored;
+use maos_core::Stamp;
 use smallvec::SmallVec;
 
 use super::api::{api, raw};
@@ -191,6 +192,24 @@ pub fn unlink(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
             c"b".as_ptr(),
             key.as_ptr().cast::<c_char>(),
             key.len(),
+        );
+    }
+}
+
+/// Replicates that from this position of the change log on this node makes the changes. `ctx` is the module's own.
+pub fn reign(ctx: *mut raw::RedisModuleCtx, at: Stamp) {
+    if !listeners::any() {
+        return;
+    }
+    let at = at.to_string();
+    // SAFETY: the format says what follows: bytes with their length.
+    unsafe {
+        api!(RedisModule_Replicate)(
+            ctx,
+            c"MAOS.REIGN".as_ptr(),
+            c"b".as_ptr(),
+            at.as_ptr().cast::<c_char>(),
+            at.len(),
         );
     }
 }

@@ -154,7 +154,12 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_KEY,
                 ptr::null_mut(),
             ),
-            KeyAgain | Value | Name(_) | Owner | Partition | Json | Patch | Number | Pointer => (
+            Pattern => (
+                raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PATTERN,
+                ptr::null_mut(),
+            ),
+            Events | KeyAgain | Value | Name(_) | Owner | Partition | Json | Patch | Number
+            | Pointer => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),
             ),

@@ -11,7 +11,7 @@ use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::node;
-use crate::edge::{events, failpoint, guard, lineage, log, members, waiting};
+use crate::edge::{events, failpoint, feed, guard, lineage, log, members, waiting};
 
 /// The record of a value.
 ///
@@ -133,6 +133,7 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
                 let (db, name) = (api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
                 members::left(record, db, name);
                 waiting::look_at(db, name);
+                feed::unlinked(record, db, name);
             }
         }
     });

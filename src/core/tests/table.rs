@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use maos_core::config::{self, LEASE_MAX_MS};
+use maos_core::event::Event;
+use maos_core::glob::Glob;
 use maos_core::wire::lock::*;
 use maos_core::wire::partition::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
@@ -10,6 +12,7 @@ use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
 use maos_core::wire::txn::*;
 use maos_core::wire::update::{self, How, IncrBy, Merge, MergeReply, Patch};
+use maos_core::wire::watch::*;
 use maos_core::wire::{Arg, Decoded, Reply, Request, Value};
 use maos_core::{Code, Refusal, Stamp};
 use proptest::prelude::*;
@@ -52,7 +55,8 @@ fn entries_are_consistent() {
         assert_eq!(s.arity > 0, exact, "{name}: exact arity");
         let first = s.args.first().map(|a| a.kind);
         let key_first = matches!(first, Some(ArgKind::Key));
-        assert_eq!(s.keys == Keys::None, first.is_none(), "{name}: key spec");
+        let names_no_key = matches!(first, None | Some(ArgKind::Pattern));
+        assert_eq!(s.keys == Keys::None, names_no_key, "{name}: key spec");
         assert_eq!(
             matches!(s.keys, Keys::One(_)),
             key_first,
@@ -110,6 +114,8 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Pointer => out.push(b"/a".to_vec()),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
         ArgKind::Key | ArgKind::KeyAgain => out.push(b"key".to_vec()),
+        ArgKind::Pattern => out.push(b"app:*".to_vec()),
+        ArgKind::Events => out.push(b"created,expired".to_vec()),
         ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner | ArgKind::Partition => {
             out.push(b"text".to_vec());
         }
@@ -152,8 +158,14 @@ fn the_parser_takes_what_the_table_offers_and_nothing_else() {
             words(a, &mut all);
         }
         parses(s, &all).unwrap_or_else(|e| panic!("{}: {e}", s.name));
+        // Where arguments are repeated the first option ends them.
+        let mut before = required.clone();
+        if s.args.iter().any(|a| matches!(a.kind, ArgKind::Pattern)) {
+            let word = options.iter().find(|a| matches!(a.kind, ArgKind::Word));
+            words(word.expect("one that is a word alone"), &mut before);
+        }
         for tok in Tok::ALL {
-            let mut with = required.clone();
+            let mut with = before.clone();
             with.push(tok.word().into());
             let offered = s.tokens() & tok.bit() != 0 && !s.is_reserved(*tok);
             let refusal = parses(s, &with);
@@ -252,6 +264,20 @@ proptest! {
         ms in 0..Stamp::MAX.millis(), flags in any::<[bool; 3]>(), keys in prop::collection::vec((text(), stamp(), text()), 1..5),
     ) {
         let (key, value, many) = (&key[..], &value[..], lent(&o));
+        let patterns: Vec<_> = keys.iter().map(|(p, ..)| [b"k", &p[..]].concat()).collect();
+        let patterns: Option<Vec<_>> = patterns.iter().map(|p| Glob::new(p).ok()).collect();
+        if let Some(patterns) = patterns {
+            let watch = Watch {
+                patterns,
+                since: flags[0].then_some(version),
+                count: flags[1].then_some(1 + ms % 10_000),
+                block_ms: flags[2].then_some(ms % 3_600_001),
+                types: flags[0].then_some(1 + (ms % 0x1fff) as u16),
+                values: flags[1],
+                not_by: many.by.map(std::borrow::Cow::Borrowed),
+            };
+            same(&watch, &watch.encode());
+        }
         let options = WriteOptions { tokens: many.tokens.iter().copied().take(1).collect(), ..many.clone() };
         let select = if flags[0] { Select::Version(n) } else { Select::At(ms) };
         let form = match (flags[1], flags[2]) {
@@ -396,6 +422,12 @@ proptest! {
         both(PoolReply { bytes: n, reserved: n, free: n, used: n, keys: n, partitions: n });
         both(DefinedReply(version));
         both(DroppedReply(n));
+        for kept in [None, Some(Kept::None), Some(Kept::Gone), Some(Kept::Value(bytes()))] {
+            let events = Event::ALL.iter().map(|event| EventReply {
+                event: *event, key: agent(), version, previous: version, author: agent(), agent: metadata(), value: kept.clone(),
+            });
+            both(WatchReply { cursor: version, events: events.collect() });
+        }
         both(MergeReply::Lost(lost, vec!["/a/b".into(), String::new()]));
         both(TxnReply {
             held: flags[0], version,

@@ -43,6 +43,16 @@ impl<'c, 'a> Cursor<'c, 'a> {
         Ok(arg)
     }
 
+    /// The next argument, unless it is an option of the command, or there is none.
+    pub fn bytes_unless_option(&mut self) -> Option<&'a [u8]> {
+        let arg = *self.args.get(self.at)?;
+        if Tok::among(self.rules.known, arg).is_some() {
+            return None;
+        }
+        self.at += 1;
+        Some(arg)
+    }
+
     /// The next option's token; `None` at the end.
     ///
     /// # Errors

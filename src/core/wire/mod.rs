@@ -1,7 +1,7 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`txn`], [`lock`], [`partition`]).
+//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
@@ -14,6 +14,7 @@ pub mod spec;
 pub mod state;
 pub mod txn;
 pub mod update;
+pub mod watch;
 
 pub use cursor::Cursor;
 pub use reply::{Decoded, Reply, Sink, Value};
@@ -31,6 +32,7 @@ pub mod requests {
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
     pub use super::txn::Txn;
     pub use super::update::{IncrBy, Merge, Patch};
+    pub use super::watch::Watch;
 }
 
 /// A request: arguments that have been understood, or are about to be sent.
@@ -61,7 +63,8 @@ macro_rules! for_each_command {
             read History, read Diff, write Rollback, write Patch, write IncrBy, write Merge, write Txn,
             lock Lock, lock MLock, write Unlock, write Renew, read Locks,
             define PartitionCreate, define PartitionAlter, define PartitionDrop,
-            survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp
+            survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp,
+            watch Watch
         }
     };
 }

@@ -35,6 +35,7 @@ toks! {
     OnConflict "ONCONFLICT" History "HISTORY" MaxAge "MAXAGE" MaxValue "MAXVALUE" Force "FORCE" Audit "AUDIT"
     AgentDedicated "AGENT_DEDICATED" SharedPool "SHARED_POOL" Temporary "TEMPORARY" Persistent "PERSISTENT"
     Evict "EVICT"
+    Since "SINCE" Block "BLOCK" Types "TYPES" NotBy "NOTBY"
 }
 
 /// A set of tokens: a bit for each.
@@ -117,6 +118,10 @@ pub enum ArgKind {
     Owner,
     /// The name of a partition.
     Partition,
+    /// A pattern over keys.
+    Pattern,
+    /// Types of events, separated by commas.
+    Events,
     /// How long a lease lasts, in milliseconds.
     Lease,
     /// Unix time in milliseconds.

@@ -4,6 +4,7 @@ use maos_core::wire::partition::DEFINE;
 use maos_core::wire::reference::COMMANDS;
 use maos_core::wire::spec::{Arg, ArgKind, CommandSpec, Keys};
 use maos_core::wire::state::{APPLY, LOAD, RESTORED};
+use maos_core::wire::watch::REIGN;
 
 use crate::harness::*;
 
@@ -22,7 +23,7 @@ fn command_info_equals_the_table() {
     for s in COMMANDS
         .iter()
         .copied()
-        .chain([&APPLY, &LOAD, &RESTORED, &DEFINE])
+        .chain([&APPLY, &LOAD, &RESTORED, &DEFINE, &REIGN])
     {
         let reply = cmd!(conn, "COMMAND", "INFO", s.full_name());
         let info = reply.array()[0].array();

@@ -150,6 +150,7 @@ const PASS: &[&str] = &["tick", "policy", "listeners", "look", "trim"];
 const WAITED: &[&str] = &["wake"];
 const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
+const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -173,7 +174,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED,
+        ASKED, PAUSED, SHARED, WATCHED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -500,6 +501,68 @@ fn a_panic_while_a_record_is_moved_leaves_it_where_it_is() {
         metric(conn, "panics") == 1
     });
     assert_eq!(digest_all(conn), before);
+}
+
+/// Who waits for the log to go on is told how far it has come, and misses nothing.
+#[test]
+fn a_panic_over_a_watch_leaves_nobody_waiting_and_nothing_untold() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    bed.hurt("watch", |conn| {
+        let line = "MAOS.WATCH told";
+        is_a_fault(&conn.run(line), line);
+    });
+    let mut conn = bed.master.conn();
+    let mut waits = bed.master.conn();
+    waits.send(&split_line("MAOS.WATCH seen BLOCK 600000").expect("a line"));
+    eventually(PATIENCE, "it waits", || metric(&mut conn, "watchers") == 1);
+    bed.arm("tell");
+    let version = conn.run("MAOS.SET seen 1").int();
+    let reply = waits.recv();
+    assert_eq!(reply.array()[1].array().len(), 0, "{reply}");
+    assert_eq!(left(&mut conn), 0);
+    let cursor = reply.array()[0].int();
+    let reply = conn.run(&format!("MAOS.WATCH seen SINCE {cursor}"));
+    assert_eq!(reply.array()[0].int(), version);
+    assert_eq!(reply.array()[1].array().len(), 1);
+    bed.same("tell");
+}
+
+/// What was not seen is not hidden: the log begins anew, and no cursor from before is good.
+#[test]
+fn what_is_missed_by_a_panic_parts_the_log() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    for point in ["unlink", "notified", "event"] {
+        let mut conn = bed.master.conn();
+        let cursor = conn.run("MAOS.SET leaves 1").int();
+        let line = format!("MAOS.WATCH leaves SINCE {cursor}");
+        assert!(!conn.run(&line).is_err());
+        bed.arm(point);
+        // By the server's clock, not by ours, which has been moved.
+        match point {
+            "event" => conn.run("FLUSHALL").ok(),
+            _ => assert_eq!(conn.run("PEXPIRE leaves 20").int(), 1),
+        }
+        eventually(PATIENCE, "it is gone", || {
+            conn.run("EXISTS leaves").int() == 0
+        });
+        assert_eq!(left(&mut conn), 0, "{point}");
+        eventually(PATIENCE, "it is told", || conn.run(&line).is_err());
+        assert_eq!(conn.run(&line).code(), "DIVERGED", "{point}");
+        bed.same(point);
+    }
+    // Nor what a replica did not hear of its master's log.
+    let (mut conn, mut there) = (bed.master.conn(), bed.replica.conn());
+    conn.run("MAOS.SET leaves 1").int();
+    let cursor = conn.run("MAOS.SET leaves 2").int();
+    wait_synced(&bed.master, &bed.replica);
+    let line = format!("MAOS.WATCH leaves SINCE {cursor}");
+    assert!(!there.run(&line).is_err());
+    arm(&mut there, "obey reign");
+    // Said to all when another one comes.
+    let _late = replica_of(&bed.master);
+    eventually(PATIENCE, "it is told", || there.run(&line).is_err());
+    assert_eq!(there.run(&line).code(), "DIVERGED");
+    assert_eq!(left(&mut there), 0);
 }
 
 /// Who waits for a lock is looked at again, and gets it.

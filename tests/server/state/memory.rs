@@ -30,7 +30,11 @@ fn used(conn: &mut Conn) -> i64 {
 /// Fills keys with 50 versions each, flushes them, and looks at what is left.
 fn flush(how: &str, keys: usize) {
     const VERSIONS: usize = 50;
-    let server = Server::with(&[("maos.background-effort-us", "0")]);
+    let server = Server::with(&[
+        ("maos.background-effort-us", "0"),
+        // What is told of the keys stays.
+        ("maos.changes-max-bytes", "0"),
+    ]);
     let conn = &mut server.conn();
     let totals = |conn: &mut Conn| ["records", "versions", "bytes"].map(|n| metric(conn, n));
     let before = used(conn);

@@ -30,6 +30,7 @@ mod transcripts;
 mod updates;
 mod versions;
 mod waiting;
+mod watching;
 mod way;
 
 use crate::harness::*;

@@ -1,0 +1,87 @@
+//! Who may want to hear of a key: watchers found by what their patterns begin with, not by trying each pattern on
+//! each event.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use crate::glob::Glob;
+
+/// The watchers that wait, by number.
+#[derive(Default, Debug)]
+pub struct Audience {
+    watchers: HashMap<u64, Vec<Glob<'static>>>,
+    /// For each beginning the watchers with such a pattern, and which of their patterns it is.
+    by_literal: BTreeMap<Box<[u8]>, Vec<(u64, usize)>>,
+}
+
+impl Audience {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.watchers.is_empty()
+    }
+
+    /// Every watcher.
+    pub fn all(&self) -> impl Iterator<Item = u64> + '_ {
+        self.watchers.keys().copied()
+    }
+
+    /// A watcher comes, with its patterns.
+    pub fn enter(&mut self, id: u64, patterns: Vec<Glob<'static>>) {
+        for (n, glob) in patterns.iter().enumerate() {
+            match self.by_literal.get_mut(glob.literal()) {
+                Some(there) => there.push((id, n)),
+                None => {
+                    self.by_literal.insert(glob.literal().into(), vec![(id, n)]);
+                }
+            }
+        }
+        self.watchers.insert(id, patterns);
+    }
+
+    /// A watcher goes.
+    pub fn leave(&mut self, id: u64) {
+        for glob in self.watchers.remove(&id).into_iter().flatten() {
+            if let Some(there) = self.by_literal.get_mut(glob.literal()) {
+                there.retain(|(other, _)| *other != id);
+                if there.is_empty() {
+                    self.by_literal.remove(glob.literal());
+                }
+            }
+        }
+    }
+
+    /// Has `hear` called with every watcher that has a pattern which the key fits; with some perhaps twice.
+    ///
+    /// What the key begins with is looked for from the longest to the shortest. Of all beginnings the largest that is
+    /// not above the key is one of its own, or shares less with it than itself is long; then the next that may be one
+    /// is not above what they share. So each step finds one or leaves some bytes of the key out.
+    pub fn heard(&self, key: &[u8], mut hear: impl FnMut(u64)) {
+        let mut rest = key;
+        loop {
+            let below = (Bound::Unbounded, Bound::Included(rest));
+            let Some((literal, there)) = self.by_literal.range::<[u8], _>(below).next_back() else {
+                return;
+            };
+            let alike = literal.iter().zip(rest).take_while(|(a, b)| a == b);
+            let shared = alike.count();
+            if shared < literal.len() {
+                rest = &rest[..shared];
+                continue;
+            }
+            for (id, n) in there {
+                if self.watchers[id][*n].fits(key) {
+                    hear(*id);
+                }
+            }
+            let Some(shorter) = literal.len().checked_sub(1) else {
+                return;
+            };
+            rest = &rest[..shorter];
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The change log: whoever comes with a cursor gets all that happened after it, in order, or is told.
+
+use std::sync::Arc;
+
+use maos_core::audience::Audience;
+use maos_core::event::Event;
+use maos_core::feed::{Feed, Lost, Tell};
+use maos_core::glob::Glob;
+use maos_core::{Stamp, Who};
+use proptest::prelude::*;
+
+fn tell<'t>(stamp: Option<u64>, key: &'t [u8], who: &'t Arc<Who>) -> Tell<'t> {
+    Tell {
+        stamp: stamp.map(Stamp),
+        event: Event::Updated,
+        db: 0,
+        key,
+        version: Stamp(stamp.unwrap_or(0)),
+        previous: Stamp::NONE,
+        who,
+        unsure: false,
+    }
+}
+
+fn positions(feed: &Feed, since: u64) -> Result<Vec<u64>, Lost> {
+    Ok(feed.since(Stamp(since))?.map(|t| t.position.0).collect())
+}
+
+/// The picture at the head of the module.
+#[test]
+fn every_cursor_has_its_answer() {
+    let who = Arc::default();
+    let mut feed = Feed::new(1 << 20);
+    assert_eq!(feed.append(tell(None, b"k", &who)), None);
+    feed.reign(Stamp(99));
+    for stamp in [100, 105, 105, 207] {
+        feed.append(tell(Some(stamp), b"k", &who));
+    }
+    feed.reign(Stamp(300));
+    feed.append(tell(Some(311), b"k", &who));
+    assert_eq!(positions(&feed, 99), Ok(vec![100, 105, 105, 207, 311]));
+    assert_eq!(positions(&feed, 105), Ok(vec![207, 311]));
+    assert_eq!(positions(&feed, 207), Ok(vec![311]));
+    assert_eq!(positions(&feed, 300), Ok(vec![311]));
+    assert_eq!(positions(&feed, 311), Ok(vec![]));
+    assert_eq!(positions(&feed, 50), Err(Lost::Diverged(Stamp(99))));
+    assert_eq!(positions(&feed, 250), Err(Lost::Diverged(Stamp(207))));
+    assert_eq!(positions(&feed, 106), Err(Lost::Diverged(Stamp(105))));
+    assert_eq!(positions(&feed, 312), Err(Lost::Diverged(Stamp(311))));
+    assert_eq!(positions(&feed, 0), Err(Lost::Compacted(Stamp(99))));
+}
+
+#[test]
+fn what_has_no_stamp_takes_the_next_number() {
+    let who = Arc::default();
+    let mut feed = Feed::new(1 << 20);
+    for (stamp, position) in [
+        (Some(10), 10),
+        (None, 11),
+        (None, 12),
+        (Some(12), 13),
+        (Some(20), 20),
+    ] {
+        let before = feed.last();
+        let heard = feed.append(tell(stamp, b"k", &who)).unwrap();
+        assert_eq!(feed.last(), Stamp(position));
+        assert!(position == 10 || heard == before);
+    }
+    assert_eq!(positions(&feed, 9), Ok(vec![10, 11, 12, 13, 20]));
+}
+
+#[test]
+fn an_event_can_turn_out_to_be_another() {
+    let who = Arc::default();
+    let mut feed = Feed::new(1 << 20);
+    feed.append(tell(Some(1), b"k", &who));
+    let event = |feed: &Feed| feed.since(Stamp(0)).unwrap().last().map(|t| t.event);
+    feed.amend(0, b"other", Event::Updated, Event::Expired);
+    feed.amend(1, b"k", Event::Updated, Event::Expired);
+    feed.amend(0, b"k", Event::Deleted, Event::Expired);
+    assert_eq!(event(&feed), Some(Event::Updated));
+    feed.amend(0, b"k", Event::Updated, Event::Expired);
+    assert_eq!(event(&feed), Some(Event::Expired));
+}
+
+#[test]
+fn a_log_that_is_off_holds_nothing_and_begins_anew() {
+    let who = Arc::default();
+    let mut feed = Feed::new(1 << 20);
+    feed.append(tell(Some(5), b"k", &who));
+    feed.set_max_bytes(0);
+    assert!(!feed.is_on() && feed.is_empty() && feed.bytes() == 0);
+    assert_eq!(feed.append(tell(Some(6), b"k", &who)), None);
+    feed.set_max_bytes(1 << 20);
+    feed.append(tell(Some(7), b"k", &who));
+    assert_eq!(positions(&feed, 5), Err(Lost::Diverged(Stamp(6))));
+    assert_eq!(positions(&feed, 6), Ok(vec![7]));
+}
+
+/// What happens to a log.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A commit of so many events, its stamp so much above the last position, or below.
+    Commit(i64, usize),
+    /// An event without a stamp.
+    Other,
+    /// Another node takes over that has seen all but the last so many events, its clock so much further.
+    Failover(usize, u64),
+    /// The bound is set anew.
+    Bound(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (-3i64..50, 1usize..4).prop_map(|(by, n)| Step::Commit(by, n)),
+        2 => Just(Step::Other),
+        1 => (0usize..6, 0u64..40).prop_map(|(lost, by)| Step::Failover(lost, by)),
+        1 => (1usize..60).prop_map(|kib| Step::Bound(kib << 10)),
+    ]
+}
+
+proptest! {
+    /// Against a list of everything: from every cursor that was ever given out, by a node that still lives or one that was
+    /// replaced, a watcher reads exactly what happened after it, or is told. And a replica, which has seen the
+    /// same changes, says the same.
+    #[test]
+    fn from_every_cursor_all_that_followed_or_a_word(
+        steps in prop::collection::vec(step(), 1..400),
+        key_len in 0usize..300,
+        small in any::<bool>(),
+    ) {
+        let who: Arc<Who> = Arc::default();
+        let mut bound = if small { 8 << 10 } else { 1 << 20 };
+        let mut feed = Feed::new(bound);
+        feed.reign(Stamp(1000));
+        // Present history: position and key. And every cursor there ever was, with how much of the history it had
+        // seen, if that is history still.
+        let mut history: Vec<(u64, Vec<u8>)> = vec![];
+        let mut cursors: Vec<(u64, Option<usize>)> = vec![(1000, Some(0))];
+        let mut before = 0;
+        let mut snapshots: Vec<(Feed, usize)> = vec![(feed.clone(), 0)];
+        for (n, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Commit(by, events) => {
+                    let stamp = feed.last().0.saturating_add_signed(by).max(1);
+                    // A commit after another has another stamp.
+                    let stamp = if stamp == before { stamp + 1 } else { stamp };
+                    before = stamp;
+                    for event in 0..events {
+                        let mut key = format!("{n}:{event}").into_bytes();
+                        key.resize(key.len() + key_len, b'x');
+                        feed.append(tell(Some(stamp), &key, &who));
+                        history.push((feed.last().0, key));
+                    }
+                }
+                Step::Other => {
+                    feed.append(tell(None, b"gone", &who));
+                    history.push((feed.last().0, b"gone".to_vec()));
+                }
+                Step::Failover(lost, by) => {
+                    let at = snapshots.len().saturating_sub(1 + lost);
+                    let (then, seen) = snapshots[at].clone();
+                    let clock = feed.last().0 + 1 + by;
+                    feed = then;
+                    feed.set_max_bytes(bound);
+                    history.truncate(seen);
+                    snapshots.truncate(at + 1);
+                    // With the last changes, or where the other one began without any.
+                    for (cursor, seen_by) in &mut cursors {
+                        if *cursor > feed.last().0 {
+                            *seen_by = None;
+                        }
+                    }
+                    feed.reign(Stamp(clock));
+                }
+                Step::Bound(bytes) => {
+                    feed.set_max_bytes(bytes);
+                    bound = bytes;
+                }
+            }
+            cursors.push((feed.last().0, Some(history.len())));
+            snapshots.push((feed.clone(), history.len()));
+            // But for what one segment takes at least.
+            prop_assert!(feed.bytes() <= bound.max(8 << 10), "{} of {}", feed.bytes(), bound);
+        }
+        for (cursor, seen) in cursors {
+            match (feed.since(Stamp(cursor)), seen) {
+                (Ok(told), Some(seen)) => {
+                    let told: Vec<_> = told.map(|t| (t.position.0, t.key.to_vec())).collect();
+                    prop_assert_eq!(&told[..], &history[seen..], "from {}", cursor);
+                }
+                (Ok(_), None) => prop_assert!(false, "{} was lost", cursor),
+                (Err(Lost::Compacted(floor)), seen) => {
+                    prop_assert!(seen.is_some(), "{} was lost, not let go", cursor);
+                    prop_assert!(Stamp(cursor) < floor && feed.since(floor).is_ok());
+                }
+                (Err(Lost::Diverged(kept)), seen) => {
+                    prop_assert!(seen.is_none(), "{} was not lost", cursor);
+                    prop_assert!(feed.since(kept).is_ok());
+                }
+            }
+        }
+    }
+
+    /// The index says what trying every pattern says.
+    #[test]
+    fn whoever_has_a_fitting_pattern_hears_and_nobody_else(
+        patterns in prop::collection::vec(prop::collection::vec("[ab]{0,4}(\\*|\\?|)[ab]{0,2}", 1..4), 0..12),
+        gone in prop::collection::vec(any::<bool>(), 12),
+        keys in prop::collection::vec("[ab]{0,7}", 1..12),
+    ) {
+        let mut audience = Audience::default();
+        for (id, patterns) in patterns.iter().enumerate() {
+            let globs = patterns.iter().map(|p| Glob::new(p.as_bytes()).unwrap().into_owned());
+            audience.enter(id as u64, globs.collect());
+        }
+        for id in (0..patterns.len()).filter(|id| gone[*id]) {
+            audience.leave(id as u64);
+        }
+        for key in keys {
+            let mut heard = vec![];
+            audience.heard(key.as_bytes(), |id| heard.push(id));
+            heard.sort_unstable();
+            heard.dedup();
+            let fits = |p: &String| Glob::new(p.as_bytes()).unwrap().fits(key.as_bytes());
+            let all = patterns.iter().enumerate().filter(|(id, p)| !gone[*id] && p.iter().any(fits));
+            let all: Vec<_> = all.map(|(id, _)| id as u64).collect();
+            prop_assert_eq!(heard, all, "{}", key);
+        }
+    }
+}

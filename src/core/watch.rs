@@ -1,0 +1,168 @@
+//! What a watcher reads of the change log.
+
+use std::borrow::Cow;
+
+use crate::config::EVENTS_LOOKED_AT;
+use crate::event::Event;
+use crate::feed::{Feed, Lost, Told};
+use crate::glob::{are_apart, Glob};
+use crate::record::Record;
+use crate::wire::watch::{EventReply, Kept, Watch, WatchReply};
+use crate::{Code, Refusal, Stamp};
+
+/// A reply has not many more bytes of keys and values than this.
+const BYTES: usize = 1 << 20;
+
+/// Keys that went without a word why are all of these.
+const GONE: u16 =
+    Event::Deleted.bit() | Event::Expired.bit() | Event::Evicted.bit() | Event::Left.bit();
+
+/// The value that a version has, if it is kept still.
+pub fn value_of(record: Option<&Record>, version: Stamp) -> Kept<'static> {
+    let version = record.and_then(|r| r.newest_first().find(|v| v.stamp() == version));
+    match version.map(|v| v.value()) {
+        None => Kept::Gone,
+        Some(None) => Kept::None,
+        Some(Some(value)) => Kept::Value(Cow::Owned(value.into_owned())),
+    }
+}
+
+impl Watch<'_> {
+    /// Whether an event of the log is asked for, but for who may read it.
+    fn wants(&self, told: &Told<'_>, db: i32) -> bool {
+        let of_db = told.db == db || told.db < 0;
+        let types = if told.unsure { GONE } else { told.event.bit() };
+        let of_type = self.types.is_none_or(|set| set & types != 0);
+        let by_other = match (&self.not_by, &told.who.agent) {
+            (Some(not), Some(agent)) => **not != **agent,
+            _ => true,
+        };
+        let fits = |g: &Glob<'_>| g.fits(told.key);
+        of_db
+            && of_type
+            && by_other
+            && (told.event == Event::Flushed || self.patterns.iter().any(fits))
+    }
+
+    /// What the watcher reads that has seen all up to this cursor, but for the [values](Found::fill). It may be
+    /// nothing, and the cursor of the reply further on.
+    ///
+    /// # Errors
+    /// If the log does not hold all that came after the cursor.
+    pub fn look(
+        &self,
+        feed: &Feed,
+        from: Stamp,
+        db: i32,
+        mut may_read: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Found, Lost> {
+        let mut found = Found {
+            cursor: from,
+            events: vec![],
+            bytes: 0,
+        };
+        let mut looked = 0;
+        for told in feed.since(from)? {
+            let full = found.events.len() >= self.most() || found.is_full();
+            if (full || looked >= EVENTS_LOOKED_AT) && told.position != found.cursor {
+                return Ok(found);
+            }
+            (found.cursor, looked) = (told.position, looked + 1);
+            let all = told.event == Event::Flushed;
+            if !self.wants(&told, db) || !(all || may_read(told.key)) {
+                continue;
+            }
+            found.bytes += told.key.len();
+            let named = |name: &[u8]| (!name.is_empty()).then(|| Cow::Owned(name.to_vec()));
+            let event = EventReply {
+                event: told.event,
+                key: (!all).then(|| Cow::Owned(told.key.to_vec())),
+                version: told.version,
+                previous: told.previous,
+                author: named(&told.who.author),
+                agent: told.who.agent.as_deref().and_then(named),
+                value: self.values.then_some(Kept::None),
+            };
+            found.events.push((told.position, event));
+        }
+        found.cursor = feed.last().max(from);
+        Ok(found)
+    }
+
+    /// Whether no key that fits the patterns can begin with any of these, which is what a user may read; keys that the
+    /// patterns name as they are it may not.
+    ///
+    /// # Errors
+    /// `NOPERM` if so.
+    pub fn check_reach(&self, readable: &[Vec<u8>]) -> Result<(), Refusal> {
+        let apart = |glob: &Glob<'_>| {
+            glob.is_literal() || readable.iter().all(|r| are_apart(glob.literal(), r))
+        };
+        if self.patterns.iter().all(apart) {
+            return Err(Refusal::fixed(
+                Code::NoPerm,
+                "the user may read no key that these patterns fit",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a watcher reads, without the values.
+#[derive(Debug)]
+pub struct Found {
+    cursor: Stamp,
+    /// Each with its position.
+    events: Vec<(Stamp, EventReply<'static>)>,
+    bytes: usize,
+}
+
+impl Found {
+    fn is_full(&self) -> bool {
+        self.bytes >= BYTES
+    }
+
+    /// The reply. The values are asked for by key and version, until they are many: then the rest of the events is for
+    /// another reply.
+    pub fn fill(
+        mut self,
+        mut value: impl FnMut(&[u8], Stamp) -> Kept<'static>,
+    ) -> WatchReply<'static> {
+        let mut last = None;
+        for n in 0..self.events.len() {
+            let position = self.events[n].0;
+            if let Some(last) = last.filter(|last| self.is_full() && *last != position) {
+                self.events.truncate(n);
+                self.cursor = last;
+                break;
+            }
+            last = Some(position);
+            let event = &mut self.events[n].1;
+            let makes = matches!(
+                event.event,
+                Event::Created
+                    | Event::Updated
+                    | Event::RolledBack
+                    | Event::Resolved
+                    | Event::Restored
+            );
+            if let (Some(key), true, true) = (&event.key, makes, event.value.is_some()) {
+                let kept = value(key, event.version);
+                if let Kept::Value(value) = &kept {
+                    self.bytes += value.len();
+                }
+                event.value = Some(kept);
+            }
+        }
+        WatchReply {
+            cursor: self.cursor,
+            events: self.events.into_iter().map(|(_, event)| event).collect(),
+        }
+    }
+}
+
+/// Watching is off.
+pub const NO_LOG: Refusal = Refusal::fixed(
+    Code::Err,
+    "this node keeps no change log: set maos.changes-max-bytes to more than 0",
+);

@@ -1,0 +1,326 @@
+//! Watching: the table entry, the request, the reply.
+
+use std::borrow::Cow;
+
+use super::cursor::Cursor;
+use super::reply::{count, field, required, stamp, BadShape, Bytes, Decoded, Reply, Sink, Value};
+use super::spec::*;
+use super::{push_bytes, push_number, push_word, Request};
+use crate::config::{AGENT_MAX, BLOCK_MAX_MS, EVENTS_DEFAULT, EVENTS_MAX, PATTERNS_MAX};
+use crate::event::Event;
+use crate::glob::Glob;
+use crate::refusal::Quoted;
+use crate::{Code, Refusal, Stamp};
+
+/// MAOS.WATCH
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Watch<'a> {
+    /// Keys that fit one of these.
+    pub patterns: Vec<Glob<'a>>,
+    /// What happened after this cursor; without it, after now.
+    pub since: Option<Stamp>,
+    /// At most so many events, but for the rest of a commit.
+    pub count: Option<u64>,
+    /// Wait so many milliseconds for something to happen; 0: as long as it may be.
+    pub block_ms: Option<u64>,
+    /// Events of these types: a [bit](Event::bit) for each.
+    pub types: Option<u16>,
+    /// With the values.
+    pub values: bool,
+    /// Not what this agent has written.
+    pub not_by: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Watch<'a> {
+    /// What happens to the keys of these patterns from now on.
+    pub fn new(patterns: Vec<Glob<'a>>) -> Watch<'a> {
+        Watch {
+            patterns,
+            since: None,
+            count: None,
+            block_ms: None,
+            types: None,
+            values: false,
+            not_by: None,
+        }
+    }
+
+    /// So many events a reply has at most, but for the rest of a commit.
+    pub fn most(&self) -> usize {
+        let most = self.count.and_then(|n| usize::try_from(n).ok());
+        most.unwrap_or(EVENTS_DEFAULT)
+    }
+
+    /// How many milliseconds it waits; 0 not at all.
+    pub fn wait_ms(&self) -> u64 {
+        match self.block_ms {
+            None => 0,
+            Some(0) => BLOCK_MAX_MS.unsigned_abs(),
+            Some(ms) => ms,
+        }
+    }
+
+    /// The same, with bytes of its own.
+    pub fn into_owned(self) -> Watch<'static> {
+        let patterns = self.patterns.into_iter().map(Glob::into_owned);
+        Watch {
+            patterns: patterns.collect(),
+            not_by: self.not_by.map(|agent| Cow::Owned(agent.into_owned())),
+            since: self.since,
+            count: self.count,
+            block_ms: self.block_ms,
+            types: self.types,
+            values: self.values,
+        }
+    }
+}
+
+fn types(list: &[u8]) -> Result<u16, Refusal> {
+    let mut set = 0;
+    for word in list.split(|b| *b == b',') {
+        let event = Event::from_word(word).ok_or_else(|| {
+            let words: Vec<_> = Event::ALL.iter().map(|e| e.word()).collect();
+            let text = format!(
+                "MAOS.WATCH: TYPES is a list like 'created,updated' of {}, and has {}",
+                words.join(", "),
+                Quoted(word)
+            );
+            Refusal::new(Code::Err, text)
+        })?;
+        set |= event.bit();
+    }
+    Ok(set)
+}
+
+impl<'a> Request<'a> for Watch<'a> {
+    const SPEC: &'static CommandSpec = &CommandSpec {
+        name: "MAOS.WATCH",
+        summary: "Reads what happened to keys, in order and without a gap, and waits for more",
+        complexity: "O(N) for N events of the log after the cursor, and patterns; to wait costs writers of other keys next to nothing",
+        since: "0.1.0",
+        arity: -2,
+        flags: "readonly",
+        acl: "read blocking",
+        keys: Keys::None,
+        args: &[Arg::new("pattern", ArgKind::Pattern).many()],
+        options: &[&[
+            Arg::option(
+                Tok::Since,
+                "cursor",
+                ArgKind::Version,
+                "what happened after this: the cursor of an earlier reply, or the version of a write to this node. Without it: after now",
+            ),
+            Arg::option(
+                Tok::Count,
+                "count",
+                ArgKind::Integer(1, EVENTS_MAX),
+                "at most this many events, but for the rest of a commit; 1000 without it",
+            ),
+            Arg::option(
+                Tok::Block,
+                "milliseconds",
+                ArgKind::Integer(0, BLOCK_MAX_MS),
+                "wait this long for something to happen; 0: as long as may be, an hour. Not inside of MULTI and scripts",
+            ),
+            Arg::option(
+                Tok::Types,
+                "types",
+                ArgKind::Events,
+                "only events of these types, separated by commas",
+            ),
+            Arg::option(
+                Tok::Values,
+                "values",
+                ArgKind::Word,
+                "with the value that each event made, as long as it is in the key's history",
+            ),
+            Arg::option(
+                Tok::NotBy,
+                "agent",
+                ArgKind::Name(AGENT_MAX),
+                "without what this agent has written: one's own",
+            ),
+        ]],
+        reply: "An array of the next cursor and an array of events, oldest first; all events of a commit are in one reply. An event is a map of type, key, version, previous (the version before; 0: there was none), author, agent, and with VALUES value, and gone (1: it is not kept any more). No events: there were none for these patterns up to the cursor.",
+        refusals: &[Code::Compacted, Code::Diverged, Code::Limit, Code::NoPerm],
+        examples: "
+> MAOS.WATCH app:w:*
+< [$start, []]
+> MAOS.SET app:w:1 one BY planner
+< $one
+> MAOS.SET other 1
+< $other
+> MAOS.MSET 2 app:w:1 two app:w:2 zwei BY worker
+< $two
+> MAOS.WATCH app:w:* SINCE $start COUNT 1 VALUES
+< [$one, [{type: 'created', key: 'app:w:1', version: $one, previous: 0, author: 'default', agent: 'planner', value: 'one', gone: 0}]]
+> MAOS.WATCH app:w:* SINCE $one COUNT 1
+< [$two, [{type: 'updated', key: 'app:w:1', version: $two, previous: $one, author: 'default', agent: 'worker'}, {type: 'created', key: 'app:w:2', version: $two, previous: 0, author: 'default', agent: 'worker'}]]
+> MAOS.WATCH app:w:* SINCE $two
+< [$two, []]
+",
+        internal: false,
+    };
+
+    fn parse(args: &[&'a [u8]]) -> Result<Self, Refusal> {
+        let c = &mut Cursor::new(Self::RULES, args);
+        let mut watch = Watch::new(vec![Glob::new(c.bytes()?)?]);
+        // The first word that is an option ends the patterns; one that is to be a pattern has a backslash before it.
+        while let Some(pattern) = c.bytes_unless_option() {
+            if watch.patterns.len() == PATTERNS_MAX {
+                let text = format!("MAOS.WATCH: more than {PATTERNS_MAX} patterns; have more watches, or wider patterns");
+                return Err(Refusal::new(Code::Limit, text));
+            }
+            watch.patterns.push(Glob::new(pattern)?);
+        }
+        while let Some(tok) = c.option()? {
+            match tok {
+                Tok::Since => watch.since = Some(c.version()?),
+                Tok::Count => watch.count = Some(c.int("COUNT", 1, EVENTS_MAX)?.unsigned_abs()),
+                Tok::Block => {
+                    watch.block_ms = Some(c.int("BLOCK", 0, BLOCK_MAX_MS)?.unsigned_abs());
+                }
+                Tok::Types => watch.types = Some(types(c.bytes()?)?),
+                Tok::NotBy => watch.not_by = Some(Cow::Borrowed(c.name("NOTBY", AGENT_MAX)?)),
+                _ => watch.values = true,
+            }
+        }
+        Ok(watch)
+    }
+
+    fn encode(&self) -> Vec<Vec<u8>> {
+        let mut out: Vec<Vec<u8>> = Vec::with_capacity(self.patterns.len() + 10);
+        out.extend(self.patterns.iter().map(|glob| glob.pattern().to_vec()));
+        push_number(&mut out, Tok::Since, self.since);
+        push_number(&mut out, Tok::Count, self.count);
+        push_number(&mut out, Tok::Block, self.block_ms);
+        if let Some(set) = self.types {
+            let named = Event::ALL.iter().filter(|e| set & e.bit() != 0);
+            let words: Vec<_> = named.map(|e| e.word()).collect();
+            push_bytes(&mut out, Tok::Types, Some(words.join(",").as_bytes()));
+        }
+        if self.values {
+            push_word(&mut out, Tok::Values);
+        }
+        push_bytes(&mut out, Tok::NotBy, self.not_by.as_deref());
+        out
+    }
+}
+
+/// MAOS.REIGN position: sent by masters and written to the AOF.
+pub const REIGN: CommandSpec = CommandSpec {
+    name: "MAOS.REIGN",
+    summary: "Says from where in the change log on another node makes the changes; for replicas and the AOF only",
+    complexity: "O(1)",
+    since: "0.1.0",
+    arity: 2,
+    flags: "write",
+    acl: "write dangerous admin",
+    keys: Keys::None,
+    args: &[Arg::new("position", ArgKind::Version)],
+    options: &[],
+    reply: "1.",
+    refusals: &[],
+    examples: "",
+    internal: true,
+};
+
+/// The reply of MAOS.WATCH.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchReply<'a> {
+    /// Whoever goes on from here misses nothing.
+    pub cursor: Stamp,
+    /// What happened, oldest first.
+    pub events: Vec<EventReply<'a>>,
+}
+
+/// One event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventReply<'a> {
+    /// What happened.
+    pub event: Event,
+    /// To which key; `None`: to all.
+    pub key: Option<Bytes<'a>>,
+    /// The version that it made; of what makes none the number of the event. Those of a key rise.
+    pub version: Stamp,
+    /// The version before; [`Stamp::NONE`] where there was none.
+    pub previous: Stamp,
+    /// The ACL user who did it, where that is known.
+    pub author: Option<Bytes<'a>>,
+    /// The agent who did it.
+    pub agent: Option<Bytes<'a>>,
+    /// With `VALUES`, the value that it made.
+    pub value: Option<Kept<'a>>,
+}
+
+/// What is there still of the value that an event made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept<'a> {
+    /// It made none.
+    None,
+    /// It is in no history any more.
+    Gone,
+    /// This.
+    Value(Bytes<'a>),
+}
+
+impl Reply for EventReply<'_> {
+    fn emit(&self, to: &mut impl Sink) {
+        to.map(if self.value.is_some() { 8 } else { 6 });
+        field(to, "type").bulk(self.event.word().as_bytes());
+        field(to, "key").maybe(self.key.as_deref());
+        field(to, "version").int(self.version.as_i64());
+        field(to, "previous").int(self.previous.as_i64());
+        field(to, "author").maybe(self.author.as_deref());
+        field(to, "agent").maybe(self.agent.as_deref());
+        if let Some(kept) = &self.value {
+            let value = match kept {
+                Kept::Value(value) => Some(&**value),
+                Kept::None | Kept::Gone => None,
+            };
+            field(to, "value").maybe(value);
+            field(to, "gone").int(i64::from(*kept == Kept::Gone));
+        }
+    }
+
+    fn decode(value: Value) -> Decoded<Self> {
+        let mut f = value.fields()?;
+        let word = required(f.take("type"))?;
+        let (kept, gone) = (f.take("value").bytes()?, f.take("gone"));
+        Ok(EventReply {
+            event: Event::from_word(&word).ok_or(BadShape("an event of an unknown type"))?,
+            key: f.take("key").bytes()?,
+            version: stamp(f.take("version"))?,
+            previous: stamp(f.take("previous"))?,
+            author: f.take("author").bytes()?,
+            agent: f.take("agent").bytes()?,
+            value: match (kept, gone) {
+                (_, Value::Null) => None,
+                (Some(value), _) => Some(Kept::Value(value)),
+                (None, gone) if count(gone.clone())? > 0 => Some(Kept::Gone),
+                (None, _) => Some(Kept::None),
+            },
+        })
+    }
+}
+
+impl Reply for WatchReply<'_> {
+    fn emit(&self, to: &mut impl Sink) {
+        to.array(2);
+        to.int(self.cursor.as_i64());
+        to.array(self.events.len());
+        self.events.iter().for_each(|event| event.emit(to));
+    }
+
+    fn decode(value: Value) -> Decoded<Self> {
+        let [cursor, events]: [Value; 2] = value
+            .items()?
+            .try_into()
+            .map_err(|_| BadShape("a cursor and events were expected"))?;
+        let events = events.items()?.into_iter().map(EventReply::decode);
+        Ok(WatchReply {
+            cursor: stamp(cursor)?,
+            events: events.collect::<Decoded<_>>()?,
+        })
+    }
+}

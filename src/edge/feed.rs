@@ -1,0 +1,647 @@
+//! The change log of this node, and the clients that wait for it to go on.
+//!
+//! What happened is appended where it is done: by the one function that applies a change ([`Key::apply`]
+//! (super::keys::Key::apply)), by the server's word that a key went, came or changed its name, and by its word that all
+//! keys went. All of these come in the same order on a replica, so its log is the same.
+//!
+//! Who waits is found by what its patterns begin with, and answered from a timer that fires at once: after the
+//! command, transaction or script that caused it.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use maos_core::audience::Audience;
+use maos_core::event::Event;
+use maos_core::feed::{Feed, Tell};
+use maos_core::record::Record;
+use maos_core::watch::{value_of, NO_LOG};
+use maos_core::wire::watch::{Watch, WatchReply};
+use maos_core::{Refusal, Stamp, Who};
+
+use super::api::{api, api_if, raw};
+use super::call::{bytes_of, flags, refuse, reply_to, Call, Reader};
+use super::keys::{is_leaving, Key, Mode};
+use super::lineage::{self, context, Name};
+use super::metrics::METRICS;
+use super::node::{node, now_us};
+use super::{failpoint, guard, propagate, waiting};
+
+/// One client that waits.
+struct Blocked {
+    client: *mut raw::RedisModuleBlockedClient,
+    watch: Watch<'static>,
+    db: i32,
+    user: Box<[u8]>,
+    /// It has seen all up to here.
+    from: Stamp,
+    /// What it is told, once that has been found.
+    answer: Option<Result<WatchReply<'static>, Refusal>>,
+    /// The server has been told to let it go.
+    is_let_go: bool,
+}
+
+/// An event that came while the log was being read.
+struct Late {
+    event: Event,
+    db: i32,
+    key: Box<[u8]>,
+    previous: Stamp,
+    unsure: bool,
+}
+
+/// The log, and who waits.
+#[derive(Default)]
+struct Watching {
+    feed: Feed,
+    audience: Audience,
+    blocked: HashMap<u64, Blocked>,
+    /// Those for whom there may be something.
+    due: HashSet<u64>,
+    /// A look at them is arranged for.
+    is_armed: bool,
+    /// That this node makes the changes from here on is to be told.
+    is_to_reign: bool,
+    /// Where the log is is to be told.
+    is_to_announce: bool,
+}
+
+/// How long until that is tried again which could not be sent.
+const AGAIN_MS: i64 = 100;
+
+struct MainThread(RefCell<Option<Watching>>, RefCell<Vec<Late>>);
+
+// SAFETY: commands, timers, events, notifications and the callbacks of blocked clients and of keys that go come on
+// the main thread only.
+unsafe impl Sync for MainThread {}
+
+static WATCHING: MainThread = MainThread(RefCell::new(None), RefCell::new(Vec::new()));
+
+/// Something that is not known has happened to keys: there is no telling what.
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+/// Apart from the node: keys go while a command of ours holds it.
+fn with<T>(then: impl FnOnce(&mut Watching) -> T) -> T {
+    let done = then(WATCHING.0.borrow_mut().get_or_insert_default());
+    let late = WATCHING.1.take();
+    if !late.is_empty() {
+        for it in late {
+            gone(it.event, it.db, &it.key, it.previous, it.unsure);
+        }
+        arm_if_due();
+    }
+    done
+}
+
+/// What INFO says of the log.
+pub struct Numbers {
+    /// Bytes that it takes.
+    pub bytes: usize,
+    /// Events that it holds.
+    pub held: usize,
+    /// Events appended since the start.
+    pub appended: u64,
+    /// How far it reaches back.
+    pub floor: Stamp,
+    /// Clients that wait.
+    pub watchers: usize,
+}
+
+/// What INFO says of the log.
+pub fn numbers() -> Numbers {
+    with(|w| Numbers {
+        bytes: w.feed.bytes(),
+        held: w.feed.len(),
+        appended: w.feed.appended(),
+        floor: w.feed.floor(),
+        watchers: w.blocked.len(),
+    })
+}
+
+/// Has the log hold as much as is set.
+pub fn set_max_bytes(bytes: usize) {
+    let begins = with(|w| {
+        let was = w.feed.is_on();
+        w.feed.set_max_bytes(bytes);
+        if !w.feed.is_on() {
+            w.let_all_go();
+        }
+        let begins = w.feed.is_on() && !was;
+        w.is_to_reign |= begins;
+        begins
+    });
+    match begins {
+        true => arm(0),
+        false => arm_if_due(),
+    }
+}
+
+/// Asks the server to say what happens to keys without a command of ours.
+///
+/// Not everywhere what comes to a key by RENAME, MOVE, COPY and RESTORE: a server may leave a client in another
+/// database when a module listens to those. One that checks key prefixes for modules does not, nor one that is too old
+/// for jobs after notifications, and in a cluster there is one database.
+pub fn register(ctx: *mut raw::RedisModuleCtx) {
+    let is_safe = api_if!(RedisModule_ACLCheckKeyPrefixPermissions).is_some()
+        || api_if!(RedisModule_AddPostNotificationJob).is_none()
+        || flags(ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_CLUSTER != 0;
+    let mut kinds = raw::REDISMODULE_NOTIFY_EXPIRED | raw::REDISMODULE_NOTIFY_EVICTED;
+    if is_safe {
+        kinds |= raw::REDISMODULE_NOTIFY_GENERIC;
+    }
+    // SAFETY: in OnLoad, with its context.
+    unsafe {
+        api!(RedisModule_SubscribeToKeyspaceEvents)(ctx, kinds as c_int, Some(notified));
+    }
+}
+
+impl Watching {
+    /// Appends an event, and finds who may want to hear of it.
+    fn append(&mut self, tell: Tell<'_>) {
+        let Some(before) = self.feed.append(tell) else {
+            return;
+        };
+        if self.audience.is_empty() {
+            return;
+        }
+        self.hear(tell, before);
+    }
+
+    #[cold]
+    fn hear(&mut self, tell: Tell<'_>, before: Stamp) {
+        let (blocked, due) = (&mut self.blocked, &mut self.due);
+        let mut hear = |id: u64| {
+            let Some(one) = blocked.get_mut(&id) else {
+                return;
+            };
+            let concerns = tell.db == one.db || tell.db < 0;
+            if concerns && one.answer.is_none() && due.insert(id) {
+                // What came before did not fit its patterns.
+                one.from = before.max(one.from);
+            }
+        };
+        match tell.event {
+            Event::Flushed => self.audience.all().for_each(&mut hear),
+            _ => self.audience.heard(tell.key, hear),
+        }
+    }
+
+    /// Whoever waits is told how far it has come, and comes again or not.
+    fn let_all_go(&mut self) {
+        let all: Vec<u64> = self.blocked.keys().copied().collect();
+        for id in all {
+            if let Some(one) = self.blocked.get_mut(&id) {
+                let (cursor, events) = (one.from, vec![]);
+                one.answer.get_or_insert(Ok(WatchReply { cursor, events }));
+                self.due.insert(id);
+            }
+        }
+    }
+}
+
+/// A change was applied to a key.
+#[inline]
+pub fn append(tell: Tell<'_>) {
+    let Ok(mut watching) = WATCHING.0.try_borrow_mut() else {
+        return unseen();
+    };
+    let one = watching.get_or_insert_default();
+    one.append(tell);
+    let is_due = !one.due.is_empty();
+    drop(watching);
+    if is_due {
+        arm_if_due();
+    }
+}
+
+/// A look is arranged for where it is wanted.
+#[cold]
+fn arm_if_due() {
+    let wanted = match WATCHING.0.try_borrow() {
+        Ok(w) => w.as_ref().is_some_and(|w| !w.due.is_empty() && !w.is_armed),
+        Err(_) => false,
+    };
+    if wanted {
+        arm(0);
+    }
+}
+
+fn arm(in_ms: i64) {
+    let first = with(|w| !std::mem::replace(&mut w.is_armed, true));
+    if first {
+        // SAFETY: our own context; no data.
+        unsafe { api!(RedisModule_CreateTimer)(context(0), in_ms, Some(look), ptr::null_mut()) };
+    }
+}
+
+/// Whether this node does what a master or the AOF says.
+fn obeys() -> bool {
+    let now = flags(ptr::null_mut());
+    let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    now & raw::REDISMODULE_CTX_FLAGS_MASTER == 0 || now & loading != 0
+}
+
+/// A key with this record has gone, by whatever command or for whatever reason. To be called at any time.
+pub fn unlinked(record: &Record, db: i32, key: &[u8]) {
+    let Some(live) = record.live() else { return };
+    let unsure = obeys();
+    let event = match !unsure && is_leaving(db, key) {
+        true => Event::Left,
+        false => Event::Deleted,
+    };
+    gone(event, db, key, live.stamp(), unsure);
+    arm_if_due();
+}
+
+fn gone(event: Event, db: i32, key: &[u8], previous: Stamp, unsure: bool) {
+    let Ok(mut watching) = WATCHING.0.try_borrow_mut() else {
+        let key = key.into();
+        WATCHING.1.borrow_mut().push(Late {
+            event,
+            db,
+            key,
+            previous,
+            unsure,
+        });
+        return;
+    };
+    let watching = watching.get_or_insert_default();
+    begin(&mut watching.feed);
+    watching.append(Tell {
+        stamp: None,
+        event,
+        db,
+        key,
+        version: Stamp::NONE,
+        previous,
+        who: Who::nobody(),
+        unsure,
+    });
+}
+
+/// On a master the log begins with whatever comes first.
+fn begin(feed: &mut Feed) {
+    if feed.is_on() && !feed.has_begun() && !obeys() {
+        feed.reign(Stamp(now_us()).max(lineage::floor()));
+    }
+}
+
+/// Why the key went that went last.
+pub fn amend(db: i32, key: &[u8], event: Event) {
+    with(|w| {
+        w.feed.amend(db, key, Event::Deleted, event);
+        w.feed.amend(db, key, Event::Left, event);
+    });
+}
+
+/// The server says what happened to a key.
+unsafe extern "C" fn notified(
+    ctx: *mut raw::RedisModuleCtx,
+    _: c_int,
+    event: *const c_char,
+    name: *mut raw::RedisModuleString,
+) -> c_int {
+    let seen = guard::run(|| {
+        failpoint::hit("notified");
+        // SAFETY: the server's event, key and context, in its callback.
+        let (event, key, db) = unsafe {
+            let db = api!(RedisModule_GetSelectedDb)(ctx);
+            (CStr::from_ptr(event), bytes_of(name), db)
+        };
+        match event.to_bytes() {
+            b"expired" => amend(db, key, Event::Expired),
+            b"evicted" => amend(db, key, Event::Evicted),
+            b"restore" | b"copy_to" | b"rename_to" | b"move_to" => came(db, key),
+            _ => {}
+        }
+        arm_if_due();
+    });
+    if seen.is_none() {
+        unseen();
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
+/// A key has come whole.
+fn came(db: i32, key: &[u8]) {
+    let ctx = context(db);
+    let name = Name::new(ctx, key);
+    // SAFETY: the context and the name outlive the key, which nobody else has open.
+    let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
+    let held = held.as_ref().ok().and_then(Key::record);
+    let Some(live) = held.and_then(Record::live) else {
+        return;
+    };
+    with(|w| {
+        begin(&mut w.feed);
+        w.append(Tell {
+            stamp: None,
+            event: Event::Restored,
+            db,
+            key,
+            version: live.stamp(),
+            previous: Stamp::NONE,
+            who: live.who(),
+            unsure: false,
+        });
+    });
+}
+
+/// All keys of a database went, or of all databases (-1).
+pub fn flushed(db: i32) {
+    gone(Event::Flushed, db, b"", Stamp::NONE, false);
+    arm_if_due();
+}
+
+/// The data set is replaced by another: the log begins anew, and whoever waits is told so when it comes again.
+pub fn replaced() {
+    with(|w| {
+        w.let_all_go();
+        w.feed.forget();
+    });
+    arm_if_due();
+}
+
+/// From now on this node makes the changes, if it is a master.
+pub fn reigns() {
+    with(|w| w.is_to_reign = true);
+    arm(0);
+}
+
+/// This node follows another one now. Where the server does not tell those who wait, they are told how far they have
+/// come.
+pub fn demoted() {
+    with(Watching::let_all_go);
+    arm_if_due();
+}
+
+/// Something was not seen: the log must not be taken for complete.
+pub fn unseen() {
+    MISSED.store(true, Relaxed);
+    guard::run(|| arm(0));
+}
+
+/// A replica has all that there was: it is told where the log is, so that its own begins there and not with what comes
+/// next.
+pub fn announce() {
+    with(|w| w.is_to_announce = true);
+    arm(0);
+}
+
+/// What the node said that makes the changes: where its log is, or from where on it makes them.
+pub fn follow(at: Stamp) {
+    with(|w| w.feed.follow(at));
+}
+
+/// What a watcher reads.
+///
+/// # Errors
+/// `COMPACTED`, `DIVERGED`, and an error where there is no log.
+fn read(
+    watch: &Watch<'_>,
+    db: i32,
+    user: &[u8],
+    from: Option<Stamp>,
+) -> Result<WatchReply<'static>, Refusal> {
+    let ctx = context(db);
+    let reader = Reader::of(ctx, user);
+    let found = with(|w| {
+        if !w.feed.is_on() {
+            return Err(NO_LOG);
+        }
+        begin(&mut w.feed);
+        let from = from.unwrap_or(w.feed.last());
+        let found = watch.look(&w.feed, from, db, |key| reader.may_read(key));
+        found.map_err(|lost| lost.refusal(from))
+    })?;
+    // With the log not held any more: to open a key may end it, and that is an event.
+    let reply = found.fill(|key, version| {
+        let name = Name::new(ctx, key);
+        // SAFETY: the context and the name outlive the key, which nobody else has open.
+        let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
+        value_of(held.as_ref().ok().and_then(Key::record), version)
+    });
+    METRICS.events_read.add(reply.events.len() as u64);
+    Ok(reply)
+}
+
+/// MAOS.WATCH
+pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
+    let db = call.db();
+    let user = call.with_user(&mut node().users, |user| Box::<[u8]>::from(user));
+    check_reach(call, &watch, &user)?;
+    let reply = read(&watch, db, &user, watch.since)?;
+    let wait_ms = watch.wait_ms();
+    let is_short = reply.events.is_empty() && is_caught_up(&reply);
+    if !is_short || wait_ms == 0 || !waiting::may_wait(call) {
+        call.reply(&reply);
+        return Ok(());
+    }
+    // SAFETY: the context of this call.
+    let client = unsafe {
+        api!(RedisModule_BlockClient)(
+            call.ctx,
+            Some(answered),
+            Some(over),
+            None,
+            i64::try_from(wait_ms).unwrap_or(i64::MAX),
+        )
+    };
+    if client.is_null() {
+        call.reply(&reply);
+        return Ok(());
+    }
+    // SAFETY: just made.
+    unsafe { api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected)) };
+    let watch = watch.into_owned();
+    with(|w| {
+        let id = client as u64;
+        w.audience.enter(id, watch.patterns.clone());
+        w.blocked.insert(
+            id,
+            Blocked {
+                client,
+                watch,
+                db,
+                user,
+                from: reply.cursor,
+                answer: None,
+                is_let_go: false,
+            },
+        );
+    });
+    Ok(())
+}
+
+/// Whether a reply reaches to the end of the log.
+fn is_caught_up(reply: &WatchReply<'_>) -> bool {
+    with(|w| reply.cursor == w.feed.last())
+}
+
+/// Whether the user may read any key that the patterns could fit.
+///
+/// # Errors
+/// `NOPERM`
+fn check_reach(call: &Call<'_>, watch: &Watch<'_>, user: &[u8]) -> Result<(), Refusal> {
+    let reader = Reader::of(call.ctx, user);
+    // Mostly so, and sooner asked than what else the user may read.
+    if watch.patterns.iter().any(|g| reader.may_read(g.literal())) {
+        return Ok(());
+    }
+    watch.check_reach(&reader.readable())
+}
+
+/// Looks who is to be told, and what.
+unsafe extern "C" fn look(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
+    let looked = guard::run(|| {
+        with(|w| w.is_armed = false);
+        failpoint::hit("tell");
+        if MISSED.swap(false, Relaxed) {
+            replaced();
+            reigns();
+        }
+        reign();
+        let due: Vec<u64> = with(|w| w.due.drain().collect());
+        for id in due {
+            tell(id);
+        }
+        arm_if_due();
+    });
+    if looked.is_none() {
+        // Nobody is left waiting: all of them are told how far they have come.
+        guard::run(demoted);
+    }
+}
+
+/// Has the log say, here and on replicas, that from here on this node makes the changes, where that is so; and where it
+/// is.
+fn reign() {
+    let wanted = |w: &mut Watching| w.feed.is_on() && (w.is_to_reign || w.is_to_announce);
+    if !with(wanted) || obeys() {
+        return;
+    }
+    // While nothing may be sent the log goes on as that of the node before.
+    if !propagate::may_tell() {
+        return arm(AGAIN_MS);
+    }
+    let at = with(|w| {
+        w.is_to_announce = false;
+        if std::mem::take(&mut w.is_to_reign) {
+            w.feed.reign(Stamp(now_us()).max(lineage::floor()));
+        }
+        begin(&mut w.feed);
+        w.feed.last()
+    });
+    propagate::reign(context(0), at);
+}
+
+/// Tells one watcher what there is for it, if there is something.
+fn tell(id: u64) {
+    let found = with(|w| {
+        let one = w.blocked.get(&id).filter(|one| !one.is_let_go)?;
+        if one.answer.is_some() {
+            return Some(None);
+        }
+        let Blocked {
+            watch,
+            db,
+            user,
+            from,
+            ..
+        } = one;
+        Some(Some((watch.clone(), *db, user.clone(), *from)))
+    });
+    let answer = match found {
+        None => return,
+        Some(None) => None,
+        Some(Some((watch, db, user, from))) => match read(&watch, db, &user, Some(from)) {
+            // It was not for this one after all.
+            Ok(reply) if reply.events.is_empty() => {
+                let again = !is_caught_up(&reply);
+                with(|w| {
+                    if let Some(one) = w.blocked.get_mut(&id) {
+                        one.from = reply.cursor;
+                    }
+                    if again {
+                        w.due.insert(id);
+                    }
+                });
+                return;
+            }
+            answer => Some(answer),
+        },
+    };
+    let client = with(|w| {
+        w.audience.leave(id);
+        let one = w.blocked.get_mut(&id)?;
+        if let Some(answer) = answer {
+            one.answer = Some(answer);
+        }
+        one.is_let_go = true;
+        Some(one.client)
+    });
+    if let Some(client) = client {
+        // SAFETY: not yet unblocked: whatever ends its wait takes it out, and this is done once.
+        unsafe { api!(RedisModule_UnblockClient)(client, ptr::null_mut()) };
+    }
+}
+
+/// Nobody waits here any more.
+fn leave(client: *mut raw::RedisModuleBlockedClient) -> Option<Blocked> {
+    let id = client as u64;
+    with(|w| {
+        w.audience.leave(id);
+        w.due.remove(&id);
+        w.blocked.remove(&id)
+    })
+}
+
+/// The client is answered with what was found.
+unsafe extern "C" fn answered(
+    ctx: *mut raw::RedisModuleCtx,
+    _: *mut *mut raw::RedisModuleString,
+    _: c_int,
+) -> c_int {
+    guard::run(|| {
+        // SAFETY: the context of this callback.
+        let client = unsafe { api!(RedisModule_GetBlockedClientHandle)(ctx) };
+        match leave(client).and_then(|one| one.answer) {
+            Some(Ok(reply)) => reply_to(ctx, &reply),
+            Some(Err(refusal)) => refuse(ctx, &refusal),
+            // SAFETY: the context of this callback.
+            None => drop(unsafe { api!(RedisModule_ReplyWithNull)(ctx) }),
+        }
+    });
+    raw::REDISMODULE_OK as c_int
+}
+
+/// Nothing happened for as long as the client wanted to wait: it is told how far it has come.
+unsafe extern "C" fn over(
+    ctx: *mut raw::RedisModuleCtx,
+    _: *mut *mut raw::RedisModuleString,
+    _: c_int,
+) -> c_int {
+    guard::run(|| {
+        // SAFETY: the context of this callback.
+        let client = unsafe { api!(RedisModule_GetBlockedClientHandle)(ctx) };
+        let one = leave(client);
+        // What is due may not have been looked at yet.
+        let reply = one.map(|one| read(&one.watch, one.db, &one.user, Some(one.from)));
+        match reply {
+            Some(Ok(reply)) => reply_to(ctx, &reply),
+            Some(Err(refusal)) => refuse(ctx, &refusal),
+            // SAFETY: the context of this callback.
+            None => drop(unsafe { api!(RedisModule_ReplyWithNull)(ctx) }),
+        }
+    });
+    raw::REDISMODULE_OK as c_int
+}
+
+unsafe extern "C" fn disconnected(
+    _: *mut raw::RedisModuleCtx,
+    client: *mut raw::RedisModuleBlockedClient,
+) {
+    guard::run(|| drop(leave(client)));
+}
