@@ -14,7 +14,8 @@
 //! - 105 goes on with 207; 207 and 300 go on with 311, after 311 there is nothing yet.
 //! - 50 was given out before this log began: nobody here knows what was before. `DIVERGED`.
 //! - 250 was the old master's, and was lost with it. `DIVERGED`, and 207 is the last that was kept.
-//! - 106 was never given out by a node of this past. `DIVERGED`.
+//! - 305 may have been given out by the old master, if it went on for a while: `DIVERGED`, and it had seen what is here up
+//!   to 207. 106 was never given out by a node of this past: `DIVERGED`, and the floor is where to go on.
 //! - Once the log has let 100 to 105 go, its floor is 105, and 100 is `COMPACTED`.
 //!
 //! Deliberately absent: values. A value is in its key's history for longer than in any log, and only once.
@@ -122,6 +123,10 @@ struct Gap {
     /// The first position after it.
     before: Stamp,
 }
+
+/// For so long after another node has taken over the one before it may go on, not knowing, in microseconds. What it gave
+/// out then is known for what it is as long as the log reaches back to it; after that it is in doubt.
+const IN_DOUBT_US: u64 = 60_000_000;
 
 /// So many gaps are told apart; the oldest ones become one.
 const GAPS_MAX: usize = 64;
@@ -275,8 +280,9 @@ impl Feed {
 
     fn gap(&mut self, after: Stamp, before: Stamp) {
         if self.gaps.len() == GAPS_MAX {
-            let oldest = self.gaps.remove(0);
-            self.gaps[0].after = oldest.after;
+            // What is between them is in doubt as well; the first is where the log begins.
+            let oldest = self.gaps.remove(1);
+            self.gaps[1].after = oldest.after;
         }
         self.gaps.push(Gap { after, before });
     }
@@ -407,24 +413,29 @@ impl Feed {
     /// # Errors
     /// [`Lost`] if they are not all here.
     pub fn since(&self, cursor: Stamp) -> Result<impl Iterator<Item = Told<'_>>, Lost> {
-        let kept = |at: Stamp| at.max(self.floor).min(self.last);
-        let within = |g: &&Gap| g.after < cursor && cursor < g.before;
-        if let Some(gap) = self.gaps.iter().find(within) {
-            return Err(Lost::Diverged(kept(gap.after)));
-        }
-        if cursor > self.last {
-            return Err(Lost::Diverged(self.last));
+        // The first gap is where the log begins, with no other node before it. At any of the others the node that gave
+        // the cursor out may have been left behind: from the first of them on what it saw may have been lost, and what
+        // happened here not seen.
+        let takeovers = || self.gaps.iter().skip(1);
+        let in_doubt = |g: &&Gap| g.after < cursor && cursor.0 < g.before.0 + IN_DOUBT_US;
+        let diverged = || {
+            let parted = takeovers().find(in_doubt);
+            let kept = parted.map_or(self.floor, |g| g.after);
+            Err(Lost::Diverged(kept.max(self.floor).min(self.last)))
+        };
+        let within = |g: &Gap| g.after < cursor && cursor < g.before;
+        if self.gaps.iter().any(within) {
+            return diverged();
         }
         if cursor < self.floor {
-            return Err(Lost::Compacted(self.floor));
+            return match takeovers().any(|g| in_doubt(&g)) {
+                true => diverged(),
+                false => Err(Lost::Compacted(self.floor)),
+            };
         }
         let place = self.place_after(cursor);
-        if !self.is_cursor(cursor, place) {
-            let mut before = self.segments.iter().flat_map(|s| &s.entries);
-            let before = before.rfind(|e| e.position < cursor);
-            return Err(Lost::Diverged(kept(
-                before.map_or(self.floor, |e| e.position),
-            )));
+        if cursor > self.last || !self.is_cursor(cursor, place) {
+            return diverged();
         }
         let (first, from) = place;
         let segments = self.segments.iter().skip(first).enumerate();

@@ -98,6 +98,17 @@ pub struct Generator {
     lately: VecDeque<Stamp>,
 }
 
+/// Has a watch that would wait for an hour wait for a moment.
+pub fn keep_awake(words: &mut [Vec<u8>]) {
+    for at in 1..words.len() {
+        let number = std::str::from_utf8(&words[at]).ok();
+        let ms = number.and_then(|n| n.parse::<i64>().ok());
+        if Tok::Block.is(&words[at - 1]) && ms.is_some_and(|ms| ms == 0 || ms > 100) {
+            words[at] = b"1".to_vec();
+        }
+    }
+}
+
 impl Generator {
     /// The generator of this seed. All keys have one hash tag.
     pub fn new(seed: u64) -> Generator {
@@ -162,6 +173,7 @@ impl Generator {
         if self.rng.chance(6) {
             self.spoil(&mut words);
         }
+        keep_awake(&mut words);
         words
     }
 

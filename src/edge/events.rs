@@ -58,7 +58,7 @@ unsafe extern "C" fn happened(
                 lineage::replaced(true);
                 if LOADED.contains(&sub) {
                     partitions::look_at_all(false);
-                    feed::reigns();
+                    feed::loaded();
                 } else {
                     feed::replaced();
                 }

@@ -128,12 +128,10 @@ pub fn set_max_bytes(bytes: usize) {
         if !w.feed.is_on() {
             w.let_all_go();
         }
-        let begins = w.feed.is_on() && !was;
-        w.is_to_reign |= begins;
-        begins
+        w.feed.is_on() && !was
     });
     match begins {
-        true => arm(0),
+        true => announce(),
         false => arm_if_due(),
     }
 }
@@ -364,7 +362,15 @@ pub fn replaced() {
     arm_if_due();
 }
 
-/// From now on this node makes the changes, if it is a master.
+/// The data set is there. What was changed after the last that it holds is lost.
+pub fn loaded() {
+    if flags(ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_MASTER != 0 {
+        with(|w| w.feed.reign(Stamp(now_us()).max(lineage::floor())));
+    }
+    announce();
+}
+
+/// From now on this node makes the changes. Said where replicas hear it in its place among the others: from a timer.
 pub fn reigns() {
     with(|w| w.is_to_reign = true);
     arm(0);
@@ -500,7 +506,7 @@ unsafe extern "C" fn look(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
         failpoint::hit("tell");
         if MISSED.swap(false, Relaxed) {
             replaced();
-            reigns();
+            announce();
         }
         reign();
         let due: Vec<u64> = with(|w| w.due.drain().collect());

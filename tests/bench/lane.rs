@@ -2,10 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use crate::harness::Server;
+use crate::harness::{Conn, Server};
 use crate::knobs::Knobs;
 use crate::table::{median, spread, Target};
+
+/// Connections at once.
+pub const CLIENTS: usize = 50;
+/// Keys that each connection writes in turn.
+pub const KEYS: usize = 64;
 
 /// One connection.
 pub struct Lane {
@@ -104,4 +110,35 @@ pub fn header() {
         "{:<44} {:>11} {:>11}  {:<22} target",
         "", "ours", "theirs", "ratio"
     );
+}
+
+/// How many requests a second all connections had answered.
+pub fn rate(lanes: &mut [Lane], batches: &[Vec<Vec<u8>>], depth: usize, slice: Duration) -> f64 {
+    let start = Instant::now();
+    let (mut done, mut turn) = (0, 0);
+    while start.elapsed() < slice {
+        for (lane, batches) in lanes.iter_mut().zip(batches) {
+            lane.send(&batches[turn % batches.len()]);
+        }
+        for lane in lanes.iter_mut() {
+            (0..depth).for_each(|_| lane.skip());
+        }
+        done += lanes.len() * depth;
+        turn += 1;
+    }
+    done as f64 / start.elapsed().as_secs_f64()
+}
+
+/// For each connection what it sends in turn, `depth` requests at once.
+pub fn batches(depth: usize, of: impl Fn(usize, usize) -> Vec<String>) -> Vec<Vec<Vec<u8>>> {
+    let lane = |lane: usize| {
+        let requests: Vec<Vec<u8>> = (0..KEYS).map(|n| Conn::encode(&of(lane, n))).collect();
+        requests.chunks(depth).map(|some| some.concat()).collect()
+    };
+    (0..CLIENTS).map(lane).collect()
+}
+
+/// Connections to a server.
+pub fn lanes(server: &Server) -> Vec<Lane> {
+    (0..CLIENTS).map(|_| Lane::new(server)).collect()
 }

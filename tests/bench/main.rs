@@ -17,6 +17,7 @@ mod partitions;
 mod table;
 mod throughput;
 mod updates;
+mod watching;
 
 use std::env;
 
@@ -25,12 +26,13 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
     ("locks", locks::run),
     ("updates", updates::run),
     ("partitions", partitions::run),
+    ("watching", watching::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];

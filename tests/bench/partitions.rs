@@ -1,54 +1,19 @@
 //! What partitions cost: writes into one beside writes into none, making and dropping them beside a hash, memory.
 
-use std::time::{Duration, Instant};
-
 use crate::data::{key, send_all, value, words};
 use crate::harness::{Conn, Server};
 use crate::knobs::Knobs;
-use crate::lane::{alternate, header, row, Lane};
+use crate::lane::{alternate, batches, header, lanes, rate, row, KEYS};
 use crate::machine;
 use crate::table::{title, Target};
 
-const CLIENTS: usize = 50;
 const SIZE: usize = 100;
-/// Keys that each connection writes in turn.
-const KEYS: usize = 64;
 
 /// Prints all of it.
 pub fn run(knobs: &Knobs) {
     writes(knobs);
     definitions(knobs);
     memory(knobs);
-}
-
-/// How many requests a second all connections had answered.
-fn rate(lanes: &mut [Lane], batches: &[Vec<Vec<u8>>], depth: usize, slice: Duration) -> f64 {
-    let start = Instant::now();
-    let (mut done, mut turn) = (0, 0);
-    while start.elapsed() < slice {
-        for (lane, batches) in lanes.iter_mut().zip(batches) {
-            lane.send(&batches[turn % batches.len()]);
-        }
-        for lane in lanes.iter_mut() {
-            (0..depth).for_each(|_| lane.skip());
-        }
-        done += lanes.len() * depth;
-        turn += 1;
-    }
-    done as f64 / start.elapsed().as_secs_f64()
-}
-
-/// For each connection what it sends in turn, `depth` requests at once.
-fn batches(depth: usize, of: impl Fn(usize, usize) -> Vec<String>) -> Vec<Vec<Vec<u8>>> {
-    let lane = |lane: usize| {
-        let requests: Vec<Vec<u8>> = (0..KEYS).map(|n| Conn::encode(&of(lane, n))).collect();
-        requests.chunks(depth).map(|some| some.concat()).collect()
-    };
-    (0..CLIENTS).map(lane).collect()
-}
-
-fn lanes(server: &Server) -> Vec<Lane> {
-    (0..CLIENTS).map(|_| Lane::new(server)).collect()
 }
 
 fn writes(knobs: &Knobs) {

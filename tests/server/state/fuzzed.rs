@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use maos_core::generate::{Generator, Rng};
+use maos_core::generate::{keep_awake, Generator, Rng};
 use maos_core::model::Model;
 
 use super::metric;
@@ -53,6 +53,7 @@ fn damage(words: &mut Vec<Vec<u8>>, rng: &mut Rng) {
             _ => {}
         }
     }
+    keep_awake(words);
 }
 
 /// Requests of others to the same keys.
