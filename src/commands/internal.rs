@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use maos_core::codec::{v1, Damaged};
 use maos_core::restored::Restored;
+use maos_core::wire::watch::Mark;
 #[cfg(debug_assertions)]
 use maos_core::wire::{Decoded, Reply, Sink, Value};
-use maos_core::{Code, Refusal, Stamp};
+use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
 use crate::edge::keys::{Key, Mode, ShareKey};
@@ -140,16 +141,13 @@ pub fn define(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// MAOS.REIGN position
+/// MAOS.REIGN cursor
 pub fn reign(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
     failpoint::hit("obey reign");
-    let at = std::str::from_utf8(call.args[0])
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let at = at.filter(|at| *at <= Stamp::MAX.0);
-    let at = at.ok_or_else(|| damaged("the beginning of a reign", Damaged("no position")))?;
-    feed::follow(Stamp(at));
+    let said = Mark::parse(call.args[0])
+        .ok_or_else(|| damaged("the beginning of a reign", Damaged("no cursor")))?;
+    feed::follow(said);
     // SAFETY: the context of this call.
     unsafe { propagate::verbatim(call.ctx) };
     call.reply_int(1);

@@ -2,21 +2,24 @@
 //!
 //! Every event has a position, and the events of one commit have the same: the stamp of the commit, so what a
 //! writer was told is what a watcher reads. What has no stamp (a key expires) takes the next number. A replica builds
-//! its log from the same changes in the same order, and comes to the same positions; so a cursor, which is a position,
-//! stays good when the replica takes over.
+//! its log from the same changes in the same order, and comes to the same positions; so what a watcher has seen it has
+//! seen of the replica's log too.
+//!
+//! From one node that makes the changes to the next some may be lost, and the one before may go on for a while and not
+//! know. So each reign has a name (the position at which it began), and a cursor is a position with the name of the
+//! reign in which it was given out.
 //!
 //! ```text
-//!   gaps: (0 .. 100)                                    (207 .. 300)
-//!   log:               | 100   105   105   207 |                     | 300   311 |
-//!                      floor                   the old master's last, the new one's first
+//!   reign:             99                                        300
+//!   log:               | 100   105   105   207 |                 | 300   311 |
+//!                      floor             the last that came here  the new one's first
 //! ```
 //!
-//! - 105 goes on with 207; 207 and 300 go on with 311, after 311 there is nothing yet.
-//! - 50 was given out before this log began: nobody here knows what was before. `DIVERGED`.
-//! - 250 was the old master's, and was lost with it. `DIVERGED`, and 207 is the last that was kept.
-//! - 305 may have been given out by the old master, if it went on for a while: `DIVERGED`, and it had seen what is here up
-//!   to 207. 106 was never given out by a node of this past: `DIVERGED`, and the floor is where to go on.
-//! - Once the log has let 100 to 105 go, its floor is 105, and 100 is `COMPACTED`.
+//! - 105-99 goes on with 207, 207-99 and 300-300 with 311; after 311-300 there is nothing yet.
+//! - 250-99 and 305-99 were given out by the old master for what never came here: `DIVERGED`, and 207 is the last that was kept.
+//! - 50-7 is of a reign that nobody here knows of: `DIVERGED`, and nothing is certain.
+//! - Once the log has let 100 to 105 go, its floor is 105, and 100-99 is `COMPACTED`.
+//! - A number alone is taken for one of this past: the version of a write to this node.
 //!
 //! Deliberately absent: values. A value is in its key's history for longer than in any log, and only once.
 
@@ -24,6 +27,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::wire::watch::Mark;
 use crate::{Code, Refusal, Stamp, Who};
 
 /// One event of the log.
@@ -115,43 +119,50 @@ impl Segment {
     }
 }
 
-/// Positions between which a cursor may have been given out by a node whose last changes were lost.
+/// The time in which one node makes the changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Gap {
-    /// The last position before it that was kept.
-    after: Stamp,
-    /// The first position after it.
-    before: Stamp,
+struct Reign {
+    /// Its name: where it began. None until the node is told.
+    name: Stamp,
+    /// The first position of it that is known here.
+    from: Stamp,
+    /// The last position of it, once it is over.
+    end: Stamp,
 }
 
-/// For so long after another node has taken over the one before it may go on, not knowing, in microseconds. What it gave
-/// out then is known for what it is as long as the log reaches back to it; after that it is in doubt.
-const IN_DOUBT_US: u64 = 60_000_000;
-
-/// So many gaps are told apart; the oldest ones become one.
-const GAPS_MAX: usize = 64;
+/// So many reigns are known; the oldest are forgotten first.
+const REIGNS_MAX: usize = 64;
 
 /// Why a cursor cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lost {
     /// The log has let go what comes after it, and goes back to here.
-    Compacted(Stamp),
-    /// It was not given out by a node of this past; this is the last position before it from which one can go on.
-    Diverged(Stamp),
+    Compacted(Mark),
+    /// What it has seen is not this node's past.
+    Diverged {
+        /// All that was seen up to here is; not known for a past of which this node has not heard.
+        kept: Option<Mark>,
+        /// The log goes on from here: there, or as far back as it reaches.
+        from: Mark,
+    },
 }
 
 impl Lost {
     /// The refusal of a watch from this cursor.
-    pub fn refusal(self, cursor: Stamp) -> Refusal {
+    pub fn refusal(self, cursor: Mark) -> Refusal {
         match self {
             Lost::Compacted(floor) => Refusal::new(
                 Code::Compacted,
-                format!("the change log reaches back to {floor}, not to {cursor}; read the keys again and go on from {floor}, or have maos.changes-max-bytes hold more"),
+                format!("the change log reaches back to {floor}, not to {cursor}; read the keys again and go on from {floor}"),
             ),
-            Lost::Diverged(kept) => Refusal::new(
-                Code::Diverged,
-                format!("{cursor} is no cursor of this node: what it saw after {kept} may have been lost with a node that failed; read the keys again and go on from {kept}"),
-            ),
+            Lost::Diverged { kept, from } => {
+                let what = match kept {
+                    Some(kept) => format!("what was seen after {kept} and up to {cursor} was lost with a node that failed"),
+                    None => format!("{cursor} is of a past that this node does not know, and what was seen then may have been lost"),
+                };
+                let text = format!("{what}; read the keys again and go on from {from}");
+                Refusal::new(Code::Diverged, text)
+            }
         }
     }
 }
@@ -170,8 +181,8 @@ pub struct Feed {
     commit: Option<Stamp>,
     /// The position before that of the last event.
     before_last: Stamp,
-    gaps: Vec<Gap>,
-    has_begun: bool,
+    /// Oldest first; none until the log has begun.
+    reigns: Vec<Reign>,
     /// How many events were appended since the node started.
     appended: u64,
 }
@@ -201,7 +212,7 @@ impl Feed {
 
     /// Whether a position has been fixed from which on it is complete.
     pub fn has_begun(&self) -> bool {
-        self.has_begun
+        !self.reigns.is_empty()
     }
 
     /// The position of the last event: whoever has seen that has seen all.
@@ -242,49 +253,50 @@ impl Feed {
         *self = Feed { appended, ..kept };
     }
 
-    /// From here on this node, or the master that it follows, makes the changes. What another one made after the last
-    /// of them that came here is lost, so cursors from between are not good.
+    /// From here on this node makes the changes. What another one made after the last of them that came here is lost.
     pub fn reign(&mut self, at: Stamp) {
+        // A clock that was far ahead is not overtaken by this one's.
+        let at = at.max(Stamp(self.last.0 + 1));
+        self.begin(at, at);
+    }
+
+    /// The node that makes the changes says where its log is, and the name of its reign.
+    pub fn follow(&mut self, said: Mark) {
+        match self.reigns.last_mut() {
+            Some(reign) if reign.name == said.reign => {}
+            Some(reign) if reign.name == Stamp::NONE => reign.name = said.reign,
+            _ => self.begin(said.at, said.reign),
+        }
+    }
+
+    fn begin(&mut self, at: Stamp, name: Stamp) {
         if !self.is_on() {
             return;
         }
-        if !self.has_begun {
-            self.begin(at);
-        } else {
-            // A clock that was far ahead is not overtaken by this one's: then by a second's worth of what was lost.
-            let at = if at > self.last {
-                at
-            } else {
-                Stamp(self.last.0 + 1_000_000)
-            };
-            self.gap(self.last, at);
-            self.before_last = self.last;
-            self.last = at;
-            self.commit = None;
+        let at = at.max(self.last);
+        match self.reigns.last_mut() {
+            Some(before) => before.end = self.last,
+            None => self.floor = at,
         }
+        (self.before_last, self.last, self.commit) = (self.last, at, None);
+        if self.reigns.len() == REIGNS_MAX {
+            self.reigns.remove(0);
+        }
+        let end = Stamp::MAX;
+        self.reigns.push(Reign {
+            name,
+            from: at,
+            end,
+        });
     }
 
-    /// The node that makes the changes says where its log is, or from where on it makes them.
-    pub fn follow(&mut self, at: Stamp) {
-        if !self.has_begun || at > self.last {
-            self.reign(at);
+    /// The cursor that a position is.
+    pub fn mark(&self, at: Stamp) -> Mark {
+        let of = self.reigns.iter().rfind(|r| r.from <= at);
+        Mark {
+            at,
+            reign: of.map_or(Stamp::NONE, |r| r.name),
         }
-    }
-
-    fn begin(&mut self, at: Stamp) {
-        self.has_begun = true;
-        self.gap(Stamp::NONE, at);
-        (self.floor, self.last, self.before_last) = (at, at, at);
-        self.commit = None;
-    }
-
-    fn gap(&mut self, after: Stamp, before: Stamp) {
-        if self.gaps.len() == GAPS_MAX {
-            // What is between them is in doubt as well; the first is where the log begins.
-            let oldest = self.gaps.remove(1);
-            self.gaps[1].after = oldest.after;
-        }
-        self.gaps.push(Gap { after, before });
     }
 
     /// Appends an event. `None`, and nothing done, where there is no log, or where it has not begun and this is no
@@ -294,9 +306,10 @@ impl Feed {
         if !self.is_on() {
             return None;
         }
-        if !self.has_begun {
+        if !self.has_begun() {
             let stamp = tell.stamp?;
-            self.begin(Stamp(stamp.0.saturating_sub(1)));
+            // By whom it is made will be told.
+            self.begin(Stamp(stamp.0.saturating_sub(1)), Stamp::NONE);
         }
         let same = tell.stamp.is_some() && tell.stamp == self.commit;
         if !same {
@@ -396,47 +409,37 @@ impl Feed {
         while self.bytes > self.max_bytes && self.let_go().is_some() {}
     }
 
-    /// Whether a position may have been given out as a cursor: it is that of an event, or of a beginning.
-    fn is_cursor(&self, cursor: Stamp, place: (usize, usize)) -> bool {
-        let before = match place {
-            (0, 0) => None,
-            (segment, 0) => self.segments[segment - 1].entries.last(),
-            (segment, n) => self.segments[segment].entries.get(n - 1),
-        };
-        cursor == self.floor
-            || before.is_some_and(|e| e.position == cursor)
-            || self.gaps.iter().any(|g| g.before == cursor)
-    }
-
     /// The events after a cursor, oldest first.
     ///
     /// # Errors
     /// [`Lost`] if they are not all here.
-    pub fn since(&self, cursor: Stamp) -> Result<impl Iterator<Item = Told<'_>>, Lost> {
-        // The first gap is where the log begins, with no other node before it. At any of the others the node that gave
-        // the cursor out may have been left behind: from the first of them on what it saw may have been lost, and what
-        // happened here not seen.
-        let takeovers = || self.gaps.iter().skip(1);
-        let in_doubt = |g: &&Gap| g.after < cursor && cursor.0 < g.before.0 + IN_DOUBT_US;
-        let diverged = || {
-            let parted = takeovers().find(in_doubt);
-            let kept = parted.map_or(self.floor, |g| g.after);
-            Err(Lost::Diverged(kept.max(self.floor).min(self.last)))
+    pub fn since(&self, cursor: Mark) -> Result<impl Iterator<Item = Told<'_>>, Lost> {
+        let at = cursor.at;
+        let diverged = |kept: Option<Stamp>| {
+            let from = kept.map_or(self.floor, |at| at.max(self.floor));
+            let kept = kept.map(|at| self.mark(at));
+            let from = self.mark(from);
+            Err(Lost::Diverged { kept, from })
         };
-        let within = |g: &Gap| g.after < cursor && cursor < g.before;
-        if self.gaps.iter().any(within) {
-            return diverged();
+        let mut reigns = self.reigns.iter();
+        let reign = match cursor.reign {
+            Stamp::NONE => reigns.rfind(|r| r.from <= at).or(self.reigns.first()),
+            name => reigns.find(|r| r.name == name),
+        };
+        let Some(reign) = reign else {
+            return diverged(None);
+        };
+        let end = reign.end.min(self.last);
+        if at > end {
+            return diverged(Some(end));
         }
-        if cursor < self.floor {
-            return match takeovers().any(|g| in_doubt(&g)) {
-                true => diverged(),
-                false => Err(Lost::Compacted(self.floor)),
-            };
+        if at < self.floor {
+            return Err(Lost::Compacted(self.mark(self.floor)));
         }
-        let place = self.place_after(cursor);
-        if cursor > self.last || !self.is_cursor(cursor, place) {
-            return diverged();
+        if at < reign.from {
+            return diverged(None);
         }
+        let place = self.place_after(at);
         let (first, from) = place;
         let segments = self.segments.iter().skip(first).enumerate();
         Ok(segments.flat_map(move |(n, segment)| {

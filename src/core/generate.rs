@@ -248,6 +248,7 @@ impl Generator {
             (ArgKind::Partition, _) => return self.partition(world),
             (ArgKind::Pattern, _) => return self.pattern(),
             (ArgKind::Events, _) => return self.events(),
+            (ArgKind::Cursor, _) => return self.version(world),
             // Nobody waits for what nobody does meanwhile.
             (_, Some(Tok::Block)) => match self.rng.below(20) {
                 0 => *self.rng.pick(&[-1, BLOCK_MAX_MS + 1, i64::MAX]),

@@ -411,7 +411,7 @@ impl Model {
         if !self.feed.is_on() {
             return Err(NO_LOG);
         }
-        let from = watch.since.unwrap_or(self.feed.last());
+        let from = watch.since.unwrap_or(self.feed.mark(self.feed.last()));
         let found = watch.look(&self.feed, from, 0, |_| true);
         let found = found.map_err(|lost| lost.refusal(from))?;
         let record = |key: &[u8]| self.keys.get(key).map(|held| &held.record);

@@ -11,7 +11,7 @@
 //! < !NOVERSION                                 an error that begins with this
 //! ```
 //!
-//! Also: `null`, plain integers, `{name: reply, …}` for maps (flat arrays in RESP2), `*` for
+//! Also: `null`, plain integers, `@name` for a text that is remembered, `{name: reply, …}` for maps (flat arrays in RESP2), `*` for
 //! anything. A name that is remembered must be larger than all remembered before it: versions rise.
 
 use std::collections::HashMap;
@@ -61,6 +61,7 @@ pub fn run(text: &str, store: &mut dyn Store) -> Result<usize, String> {
 #[derive(Default)]
 struct Names {
     known: HashMap<String, i64>,
+    texts: HashMap<String, Vec<u8>>,
     largest: i64,
 }
 
@@ -83,6 +84,11 @@ fn words(line: &str, names: &Names) -> Result<Vec<Vec<u8>>, String> {
                 let known = names.known.get(&name);
                 let n = known.ok_or_else(|| format!("{name} is not known yet"))?;
                 n.to_string().into_bytes()
+            }
+            Some('@') => {
+                let name = p.bare(|c| !c.is_whitespace());
+                let known = names.texts.get(&name).cloned();
+                known.ok_or_else(|| format!("{name} is not known yet"))?
             }
             _ => p.bare(|c| !c.is_whitespace()).into_bytes(),
         });
@@ -158,6 +164,13 @@ fn matches(p: &mut Parser<'_>, value: &Value, names: &mut Names) -> Result<(), S
             match (word.as_str(), value) {
                 ("*", _) | ("null", Value::Null) => Ok(()),
                 (name, Value::Int(n)) if name.starts_with('$') => names.check(name, *n),
+                (name, Value::Bulk(text)) if name.starts_with('@') => {
+                    let known = names.texts.entry(name.to_string());
+                    match known.or_insert_with(|| text.clone()) == text {
+                        true => Ok(()),
+                        false => differs(name),
+                    }
+                }
                 (number, Value::Int(n)) if number == n.to_string() => Ok(()),
                 (wanted, _) => differs(wanted),
             }

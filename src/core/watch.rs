@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::feed::{Feed, Lost, Told};
 use crate::glob::{are_apart, Glob};
 use crate::record::Record;
-use crate::wire::watch::{EventReply, Kept, Watch, WatchReply};
+use crate::wire::watch::{EventReply, Kept, Mark, Watch, WatchReply};
 use crate::{Code, Refusal, Stamp};
 
 /// A reply has not many more bytes of keys and values than this.
@@ -52,7 +52,7 @@ impl Watch<'_> {
     pub fn look(
         &self,
         feed: &Feed,
-        from: Stamp,
+        from: Mark,
         db: i32,
         mut may_read: impl FnMut(&[u8]) -> bool,
     ) -> Result<Found, Lost> {
@@ -61,13 +61,14 @@ impl Watch<'_> {
             events: vec![],
             bytes: 0,
         };
-        let mut looked = 0;
+        let (mut at, mut looked) = (from.at, 0);
         for told in feed.since(from)? {
             let full = found.events.len() >= self.most() || found.is_full();
-            if (full || looked >= EVENTS_LOOKED_AT) && told.position != found.cursor {
+            if (full || looked >= EVENTS_LOOKED_AT) && told.position != at {
+                found.cursor = feed.mark(at);
                 return Ok(found);
             }
-            (found.cursor, looked) = (told.position, looked + 1);
+            (at, looked) = (told.position, looked + 1);
             let all = told.event == Event::Flushed;
             if !self.wants(&told, db) || !(all || may_read(told.key)) {
                 continue;
@@ -83,9 +84,9 @@ impl Watch<'_> {
                 agent: told.who.agent.as_deref().and_then(named),
                 value: self.values.then_some(Kept::None),
             };
-            found.events.push((told.position, event));
+            found.events.push((feed.mark(at), event));
         }
-        found.cursor = feed.last().max(from);
+        found.cursor = feed.mark(feed.last().max(from.at));
         Ok(found)
     }
 
@@ -111,9 +112,9 @@ impl Watch<'_> {
 /// What a watcher reads, without the values.
 #[derive(Debug)]
 pub struct Found {
-    cursor: Stamp,
-    /// Each with its position.
-    events: Vec<(Stamp, EventReply<'static>)>,
+    cursor: Mark,
+    /// Each with the cursor that has seen it.
+    events: Vec<(Mark, EventReply<'static>)>,
     bytes: usize,
 }
 
@@ -130,13 +131,13 @@ impl Found {
     ) -> WatchReply<'static> {
         let mut last = None;
         for n in 0..self.events.len() {
-            let position = self.events[n].0;
-            if let Some(last) = last.filter(|last| self.is_full() && *last != position) {
+            let mark = self.events[n].0;
+            if let Some(last) = last.filter(|last| self.is_full() && *last != mark) {
                 self.events.truncate(n);
                 self.cursor = last;
                 break;
             }
-            last = Some(position);
+            last = Some(mark);
             let event = &mut self.events[n].1;
             let makes = matches!(
                 event.event,

@@ -68,6 +68,8 @@ unsafe extern "C" fn happened(
             {
                 feed::replaced();
             }
+            // What is written down from here on is to be known for a part of this log.
+            raw::REDISMODULE_EVENT_FORK_CHILD => feed::announce(),
             raw::REDISMODULE_EVENT_REPLICA_CHANGE
                 if sub == raw::REDISMODULE_SUBEVENT_REPLICA_CHANGE_ONLINE =>
             {

@@ -18,7 +18,7 @@ use maos_core::event::Event;
 use maos_core::feed::{Feed, Tell};
 use maos_core::record::Record;
 use maos_core::watch::{value_of, NO_LOG};
-use maos_core::wire::watch::{Watch, WatchReply};
+use maos_core::wire::watch::{Mark, Watch, WatchReply};
 use maos_core::{Refusal, Stamp, Who};
 
 use super::api::{api, api_if, raw};
@@ -124,10 +124,10 @@ pub fn numbers() -> Numbers {
 pub fn set_max_bytes(bytes: usize) {
     let begins = with(|w| {
         let was = w.feed.is_on();
-        w.feed.set_max_bytes(bytes);
-        if !w.feed.is_on() {
+        if bytes == 0 {
             w.let_all_go();
         }
+        w.feed.set_max_bytes(bytes);
         w.feed.is_on() && !was
     });
     match begins {
@@ -191,7 +191,7 @@ impl Watching {
         let all: Vec<u64> = self.blocked.keys().copied().collect();
         for id in all {
             if let Some(one) = self.blocked.get_mut(&id) {
-                let (cursor, events) = (one.from, vec![]);
+                let (cursor, events) = (self.feed.mark(one.from), vec![]);
                 one.answer.get_or_insert(Ok(WatchReply { cursor, events }));
                 self.due.insert(id);
             }
@@ -206,6 +206,9 @@ pub fn append(tell: Tell<'_>) {
         return unseen();
     };
     let one = watching.get_or_insert_default();
+    if !one.feed.has_begun() {
+        begin(&mut one.feed);
+    }
     one.append(tell);
     let is_due = !one.due.is_empty();
     drop(watching);
@@ -396,9 +399,9 @@ pub fn announce() {
     arm(0);
 }
 
-/// What the node said that makes the changes: where its log is, or from where on it makes them.
-pub fn follow(at: Stamp) {
-    with(|w| w.feed.follow(at));
+/// What the node said that makes the changes: where its log is, and in which reign.
+pub fn follow(said: Mark) {
+    with(|w| w.feed.follow(said));
 }
 
 /// What a watcher reads.
@@ -409,7 +412,7 @@ fn read(
     watch: &Watch<'_>,
     db: i32,
     user: &[u8],
-    from: Option<Stamp>,
+    from: Option<Mark>,
 ) -> Result<WatchReply<'static>, Refusal> {
     let ctx = context(db);
     let reader = Reader::of(ctx, user);
@@ -418,7 +421,7 @@ fn read(
             return Err(NO_LOG);
         }
         begin(&mut w.feed);
-        let from = from.unwrap_or(w.feed.last());
+        let from = from.unwrap_or(w.feed.mark(w.feed.last()));
         let found = watch.look(&w.feed, from, db, |key| reader.may_read(key));
         found.map_err(|lost| lost.refusal(from))
     })?;
@@ -472,7 +475,7 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
                 watch,
                 db,
                 user,
-                from: reply.cursor,
+                from: reply.cursor.at,
                 answer: None,
                 is_let_go: false,
             },
@@ -481,9 +484,15 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The cursor of one who has seen this node's log up to here.
+fn seen(at: Stamp) -> Mark {
+    let reign = Stamp::NONE;
+    Mark { at, reign }
+}
+
 /// Whether a reply reaches to the end of the log.
 fn is_caught_up(reply: &WatchReply<'_>) -> bool {
-    with(|w| reply.cursor == w.feed.last())
+    with(|w| reply.cursor.at == w.feed.last())
 }
 
 /// Whether the user may read any key that the patterns could fit.
@@ -538,7 +547,7 @@ fn reign() {
             w.feed.reign(Stamp(now_us()).max(lineage::floor()));
         }
         begin(&mut w.feed);
-        w.feed.last()
+        w.feed.mark(w.feed.last())
     });
     propagate::reign(context(0), at);
 }
@@ -562,13 +571,13 @@ fn tell(id: u64) {
     let answer = match found {
         None => return,
         Some(None) => None,
-        Some(Some((watch, db, user, from))) => match read(&watch, db, &user, Some(from)) {
+        Some(Some((watch, db, user, from))) => match read(&watch, db, &user, Some(seen(from))) {
             // It was not for this one after all.
             Ok(reply) if reply.events.is_empty() => {
                 let again = !is_caught_up(&reply);
                 with(|w| {
                     if let Some(one) = w.blocked.get_mut(&id) {
-                        one.from = reply.cursor;
+                        one.from = reply.cursor.at;
                     }
                     if again {
                         w.due.insert(id);
@@ -634,7 +643,7 @@ unsafe extern "C" fn over(
         let client = unsafe { api!(RedisModule_GetBlockedClientHandle)(ctx) };
         let one = leave(client);
         // What is due may not have been looked at yet.
-        let reply = one.map(|one| read(&one.watch, one.db, &one.user, Some(one.from)));
+        let reply = one.map(|one| read(&one.watch, one.db, &one.user, Some(seen(one.from))));
         match reply {
             Some(Ok(reply)) => reply_to(ctx, &reply),
             Some(Err(refusal)) => refuse(ctx, &refusal),

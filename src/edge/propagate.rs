@@ -10,7 +10,7 @@ use maos_core::change::Change;
 use maos_core::codec::v1;
 use maos_core::partition::Definition;
 use maos_core::restored::Restored;
-use maos_core::Stamp;
+use maos_core::wire::watch::Mark;
 use smallvec::SmallVec;
 
 use super::api::{api, raw};
@@ -196,8 +196,8 @@ pub fn unlink(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
     }
 }
 
-/// Replicates that from this position of the change log on this node makes the changes. `ctx` is the module's own.
-pub fn reign(ctx: *mut raw::RedisModuleCtx, at: Stamp) {
+/// Replicates where the change log is, and in which reign. `ctx` is the module's own.
+pub fn reign(ctx: *mut raw::RedisModuleCtx, at: Mark) {
     if !listeners::any() {
         return;
     }

@@ -90,18 +90,11 @@ fn delivery(knobs: &Knobs) {
         let mut writer = Lane::new(&server);
         let ours = |writer: &mut Lane| {
             let from = watch_now(&server);
-            let request = |n: usize, cursor: u64| {
+            let request = |n: usize, cursor: &str| {
                 let pattern = format!("{}*", prefix(n));
-                words(&[
-                    "MAOS.WATCH",
-                    &pattern,
-                    "SINCE",
-                    &cursor.to_string(),
-                    "BLOCK",
-                    WAIT,
-                ])
+                words(&["MAOS.WATCH", &pattern, "SINCE", cursor, "BLOCK", WAIT])
             };
-            let mut heard = subscribe(&server, |n| request(n, from));
+            let mut heard = subscribe(&server, |n| request(n, &from));
             let (start, mut done) = (Instant::now(), 0);
             while start.elapsed() < knobs.slice {
                 writer.send(&set);
@@ -109,13 +102,14 @@ fn delivery(knobs: &Knobs) {
                     let mut left = depth;
                     while left > 0 {
                         assert_eq!(lane.line(), b"*2");
-                        let cursor = lane.number();
+                        lane.line();
+                        let cursor = String::from_utf8_lossy(lane.line()).into_owned();
                         let events = lane.line()[1..].to_vec();
                         let events = String::from_utf8_lossy(&events).parse::<usize>();
                         let events = events.expect("a number");
                         (0..events).for_each(|_| lane.skip());
                         left -= events;
-                        lane.send(&Conn::encode(&request(n, cursor)));
+                        lane.send(&Conn::encode(&request(n, &cursor)));
                     }
                 }
                 (0..WATCHERS * depth).for_each(|_| writer.skip());
@@ -149,9 +143,9 @@ fn delivery(knobs: &Knobs) {
     }
 }
 
-fn watch_now(server: &Server) -> u64 {
+fn watch_now(server: &Server) -> String {
     let reply = server.conn().run("MAOS.WATCH none");
-    reply.array()[0].int().unsigned_abs()
+    reply.array()[0].text().to_string()
 }
 
 fn idle(knobs: &Knobs) {

@@ -6,6 +6,7 @@ use maos_core::audience::Audience;
 use maos_core::event::Event;
 use maos_core::feed::{Feed, Lost, Tell};
 use maos_core::glob::Glob;
+use maos_core::wire::watch::Mark;
 use maos_core::{Stamp, Who};
 use proptest::prelude::*;
 
@@ -22,8 +23,13 @@ fn tell<'t>(stamp: Option<u64>, key: &'t [u8], who: &'t Arc<Who>) -> Tell<'t> {
     }
 }
 
-fn positions(feed: &Feed, since: u64) -> Result<Vec<u64>, Lost> {
-    Ok(feed.since(Stamp(since))?.map(|t| t.position.0).collect())
+fn mark(at: u64, reign: u64) -> Mark {
+    let [at, reign] = [at, reign].map(Stamp);
+    Mark { at, reign }
+}
+
+fn positions(feed: &Feed, since: Mark) -> Result<Vec<u64>, Lost> {
+    Ok(feed.since(since)?.map(|t| t.position.0).collect())
 }
 
 /// The picture at the head of the module.
@@ -38,17 +44,76 @@ fn every_cursor_has_its_answer() {
     }
     feed.reign(Stamp(300));
     feed.append(tell(Some(311), b"k", &who));
-    assert_eq!(positions(&feed, 99), Ok(vec![100, 105, 105, 207, 311]));
-    assert_eq!(positions(&feed, 105), Ok(vec![207, 311]));
-    assert_eq!(positions(&feed, 207), Ok(vec![311]));
-    assert_eq!(positions(&feed, 300), Ok(vec![311]));
-    assert_eq!(positions(&feed, 311), Ok(vec![]));
-    assert_eq!(positions(&feed, 50), Err(Lost::Diverged(Stamp(99))));
-    assert_eq!(positions(&feed, 250), Err(Lost::Diverged(Stamp(207))));
-    assert_eq!(positions(&feed, 106), Err(Lost::Diverged(Stamp(99))));
-    assert_eq!(positions(&feed, 305), Err(Lost::Diverged(Stamp(207))));
-    assert_eq!(positions(&feed, 312), Err(Lost::Diverged(Stamp(207))));
-    assert_eq!(positions(&feed, 0), Err(Lost::Compacted(Stamp(99))));
+    let all = [100, 105, 105, 207, 311];
+    for (cursor, rest) in [
+        (mark(99, 99), &all[..]),
+        (mark(100, 99), &all[1..]),
+        (mark(105, 99), &all[3..]),
+        (mark(207, 99), &all[4..]),
+        (mark(300, 300), &all[4..]),
+        (mark(311, 300), &[]),
+        // A number alone.
+        (mark(105, 0), &all[3..]),
+        (mark(106, 0), &all[3..]),
+        (mark(207, 0), &all[4..]),
+    ] {
+        assert_eq!(positions(&feed, cursor), Ok(rest.to_vec()), "{cursor}");
+    }
+    let floor = mark(99, 99);
+    let parted = |at: Mark| Lost::Diverged {
+        kept: Some(at),
+        from: at,
+    };
+    let unknown = Lost::Diverged {
+        kept: None,
+        from: floor,
+    };
+    for (cursor, lost) in [
+        (mark(250, 99), parted(mark(207, 99))),
+        (mark(305, 99), parted(mark(207, 99))),
+        (mark(311, 99), parted(mark(207, 99))),
+        (mark(50, 7), unknown),
+        (mark(305, 7), unknown),
+        (mark(50, 99), Lost::Compacted(floor)),
+        (mark(250, 300), unknown),
+        (mark(312, 300), parted(mark(311, 300))),
+        (mark(250, 0), parted(mark(207, 99))),
+        (mark(312, 0), parted(mark(311, 300))),
+        (mark(50, 0), Lost::Compacted(floor)),
+        (mark(0, 0), Lost::Compacted(floor)),
+    ] {
+        assert_eq!(positions(&feed, cursor), Err(lost), "{cursor}");
+    }
+}
+
+/// What a node hears of the reign that it is in.
+#[test]
+fn a_log_that_begins_in_the_midst_is_told_where_it_is() {
+    let who = Arc::default();
+    let mut feed = Feed::new(1 << 20);
+    feed.append(tell(Some(105), b"k", &who));
+    feed.follow(mark(105, 99));
+    assert_eq!(feed.mark(feed.last()), mark(105, 99));
+    feed.append(tell(Some(107), b"k", &who));
+    feed.follow(mark(107, 99));
+    assert_eq!(positions(&feed, mark(105, 99)), Ok(vec![107]));
+    assert_eq!(positions(&feed, mark(104, 99)), Ok(vec![105, 107]));
+    assert_eq!(
+        positions(&feed, mark(103, 99)),
+        Err(Lost::Compacted(mark(104, 99)))
+    );
+    feed.follow(mark(200, 200));
+    assert_eq!(
+        positions(&feed, mark(108, 99)),
+        Err(Lost::Diverged {
+            kept: Some(mark(107, 99)),
+            from: mark(107, 99)
+        })
+    );
+    let mut late = Feed::new(1 << 20);
+    late.follow(mark(107, 99));
+    assert_eq!(late.append(tell(None, b"k", &who)), Some(Stamp(107)));
+    assert_eq!(positions(&late, mark(107, 99)), Ok(vec![108]));
 }
 
 #[test]
@@ -67,7 +132,7 @@ fn what_has_no_stamp_takes_the_next_number() {
         assert_eq!(feed.last(), Stamp(position));
         assert!(position == 10 || heard == before);
     }
-    assert_eq!(positions(&feed, 9), Ok(vec![10, 11, 12, 13, 20]));
+    assert_eq!(positions(&feed, mark(9, 0)), Ok(vec![10, 11, 12, 13, 20]));
 }
 
 #[test]
@@ -75,7 +140,7 @@ fn an_event_can_turn_out_to_be_another() {
     let who = Arc::default();
     let mut feed = Feed::new(1 << 20);
     feed.append(tell(Some(1), b"k", &who));
-    let event = |feed: &Feed| feed.since(Stamp(0)).unwrap().last().map(|t| t.event);
+    let event = |feed: &Feed| feed.since(mark(0, 0)).unwrap().last().map(|t| t.event);
     feed.amend(0, b"other", Event::Updated, Event::Expired);
     feed.amend(1, b"k", Event::Updated, Event::Expired);
     feed.amend(0, b"k", Event::Deleted, Event::Expired);
@@ -94,8 +159,11 @@ fn a_log_that_is_off_holds_nothing_and_begins_anew() {
     assert_eq!(feed.append(tell(Some(6), b"k", &who)), None);
     feed.set_max_bytes(1 << 20);
     feed.append(tell(Some(7), b"k", &who));
-    assert_eq!(positions(&feed, 5), Err(Lost::Diverged(Stamp(6))));
-    assert_eq!(positions(&feed, 6), Ok(vec![7]));
+    assert_eq!(
+        positions(&feed, mark(5, 0)),
+        Err(Lost::Compacted(mark(6, 0)))
+    );
+    assert_eq!(positions(&feed, mark(6, 0)), Ok(vec![7]));
 }
 
 /// What happens to a log.
@@ -138,7 +206,8 @@ proptest! {
         // seen, if that is history still.
         let mut history: Vec<(u64, Vec<u8>)> = vec![];
         // Beside it how much of the present history it surely has seen.
-        let mut cursors: Vec<(u64, Option<usize>, usize)> = vec![(1000, Some(0), 0)];
+        // And which of the snapshots it is from.
+        let mut cursors: Vec<(Mark, Option<usize>, usize, usize)> = vec![(mark(1000, 1000), Some(0), 0, 0)];
         // Nodes do not make the same stamps.
         let mut node = 0;
         let own = |n: u64, node: u64| (n << 14) | (node << 7);
@@ -173,8 +242,12 @@ proptest! {
                     history.truncate(seen);
                     snapshots.truncate(at + 1);
                     // With the last changes, or where the other one began without any.
-                    for (cursor, seen_by, common) in &mut cursors {
-                        if *cursor > feed.last().0 {
+                    let kept = feed.mark(feed.last());
+                    for (cursor, seen_by, common, from) in &mut cursors {
+                        if *cursor == kept {
+                            *from = at.min(*from);
+                        }
+                        if *from > at {
                             *seen_by = None;
                         }
                         *common = seen.min(*common);
@@ -186,13 +259,13 @@ proptest! {
                     bound = bytes;
                 }
             }
-            cursors.push((feed.last().0, Some(history.len()), history.len()));
+            cursors.push((feed.mark(feed.last()), Some(history.len()), history.len(), snapshots.len()));
             snapshots.push((feed.clone(), history.len()));
             // But for what one segment takes at least.
             prop_assert!(feed.bytes() <= bound.max(8 << 10), "{} of {}", feed.bytes(), bound);
         }
-        for (cursor, seen, common) in cursors {
-            match (feed.since(Stamp(cursor)), seen) {
+        for (cursor, seen, common, _) in cursors {
+            match (feed.since(cursor), seen) {
                 (Ok(told), Some(seen)) => {
                     let told: Vec<_> = told.map(|t| (t.position.0, t.key.to_vec())).collect();
                     prop_assert_eq!(&told[..], &history[seen..], "from {}", cursor);
@@ -200,16 +273,17 @@ proptest! {
                 (Ok(_), None) => prop_assert!(false, "{} was lost", cursor),
                 (Err(Lost::Compacted(floor)), seen) => {
                     prop_assert!(seen.is_some(), "{} was lost, not let go", cursor);
-                    prop_assert!(Stamp(cursor) < floor && feed.since(floor).is_ok());
+                    prop_assert!(cursor.at < floor.at && feed.since(floor).is_ok());
                 }
-                (Err(Lost::Diverged(kept)), seen) => {
-                    // What the log does not reach back to is in doubt for a while after another node took over.
-                    let in_doubt = node > 0 && Stamp(cursor) < feed.floor();
-                    prop_assert!(seen.is_none() || in_doubt, "{} was not lost", cursor);
+                (Err(Lost::Diverged { kept, from }), seen) => {
+                    prop_assert!(seen.is_none(), "{} was not lost", cursor);
                     // From there on nothing is left out that it has not seen.
-                    let rest = feed.since(kept).map(|told| told.count());
+                    let rest = feed.since(from).map(|told| told.count());
                     let unseen = history.len() - common;
-                    prop_assert!(rest.is_ok_and(|n| n >= unseen || kept == feed.floor()));
+                    prop_assert!(rest.is_ok_and(|n| n >= unseen || from.at == feed.floor()));
+                    // And what it is told to be kept was seen, and is history.
+                    let surely = history.iter().take_while(|(at, _)| kept.is_some_and(|k| *at <= k.at.0));
+                    prop_assert!(surely.count() <= common);
                 }
             }
         }

@@ -121,6 +121,7 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         }
         ArgKind::NumKeys => out.push(b"1".to_vec()),
         ArgKind::Integer(..)
+        | ArgKind::Cursor
         | ArgKind::Version
         | ArgKind::VersionRef
         | ArgKind::Token
@@ -269,7 +270,7 @@ proptest! {
         if let Some(patterns) = patterns {
             let watch = Watch {
                 patterns,
-                since: flags[0].then_some(version),
+                since: flags[0].then_some(Mark { at: version, reign: if flags[1] { version } else { Stamp::NONE } }),
                 count: flags[1].then_some(1 + ms % 10_000),
                 block_ms: flags[2].then_some(ms % 3_600_001),
                 types: flags[0].then_some(1 + (ms % 0x1fff) as u16),
@@ -426,7 +427,7 @@ proptest! {
             let events = Event::ALL.iter().map(|event| EventReply {
                 event: *event, key: agent(), version, previous: version, author: agent(), agent: metadata(), value: kept.clone(),
             });
-            both(WatchReply { cursor: version, events: events.collect() });
+            both(WatchReply { cursor: Mark { at: version, reign: version }, events: events.collect() });
         }
         both(MergeReply::Lost(lost, vec!["/a/b".into(), String::new()]));
         both(TxnReply {

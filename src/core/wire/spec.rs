@@ -120,6 +120,8 @@ pub enum ArgKind {
     Partition,
     /// A pattern over keys.
     Pattern,
+    /// The cursor of a watch.
+    Cursor,
     /// Types of events, separated by commas.
     Events,
     /// How long a lease lasts, in milliseconds.

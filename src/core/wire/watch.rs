@@ -1,6 +1,7 @@
 //! Watching: the table entry, the request, the reply.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::cursor::Cursor;
 use super::reply::{count, field, required, stamp, BadShape, Bytes, Decoded, Reply, Sink, Value};
@@ -12,13 +13,48 @@ use crate::glob::Glob;
 use crate::refusal::Quoted;
 use crate::{Code, Refusal, Stamp};
 
+/// A cursor: how far somebody has come in the change log of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Mark {
+    /// All up to this position was seen.
+    pub at: Stamp,
+    /// In which reign that was; [`Stamp::NONE`]: not said.
+    pub reign: Stamp,
+}
+
+impl Mark {
+    /// From `position-reign`, or a position alone.
+    pub fn parse(text: &[u8]) -> Option<Mark> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (at, reign) = text.split_once('-').unwrap_or((text, "0"));
+        let number = |part: &str| {
+            let digits = part.bytes().all(|b| b.is_ascii_digit());
+            let number = part.parse().ok().filter(|_| digits);
+            number.map(Stamp).filter(|n| *n <= Stamp::MAX)
+        };
+        Some(Mark {
+            at: number(at)?,
+            reign: number(reign)?,
+        })
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reign {
+            Stamp::NONE => write!(f, "{}", self.at),
+            reign => write!(f, "{}-{reign}", self.at),
+        }
+    }
+}
+
 /// MAOS.WATCH
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watch<'a> {
     /// Keys that fit one of these.
     pub patterns: Vec<Glob<'a>>,
     /// What happened after this cursor; without it, after now.
-    pub since: Option<Stamp>,
+    pub since: Option<Mark>,
     /// At most so many events, but for the rest of a commit.
     pub count: Option<u64>,
     /// Wait so many milliseconds for something to happen; 0: as long as it may be.
@@ -75,6 +111,16 @@ impl<'a> Watch<'a> {
     }
 }
 
+fn cursor(text: &[u8]) -> Result<Mark, Refusal> {
+    Mark::parse(text).ok_or_else(|| {
+        let text = format!(
+            "MAOS.WATCH: SINCE is the cursor of an earlier reply, or a version, not {}",
+            Quoted(text)
+        );
+        Refusal::new(Code::Err, text)
+    })
+}
+
 fn types(list: &[u8]) -> Result<u16, Refusal> {
     let mut set = 0;
     for word in list.split(|b| *b == b',') {
@@ -107,8 +153,8 @@ impl<'a> Request<'a> for Watch<'a> {
             Arg::option(
                 Tok::Since,
                 "cursor",
-                ArgKind::Version,
-                "what happened after this: the cursor of an earlier reply, or the version of a write to this node. Without it: after now",
+                ArgKind::Cursor,
+                "what happened after this: the cursor of an earlier reply. The version of a write to this node is taken too, on trust: whether a failover lost it is not known of a number alone. Without it: after now",
             ),
             Arg::option(
                 Tok::Count,
@@ -141,23 +187,23 @@ impl<'a> Request<'a> for Watch<'a> {
                 "without what this agent has written: one's own",
             ),
         ]],
-        reply: "An array of the next cursor and an array of events, oldest first; all events of a commit are in one reply. An event is a map of type, key, version, previous (the version before; 0: there was none), author, agent, and with VALUES value, and gone (1: it is not kept any more). No events: there were none for these patterns up to the cursor.",
+        reply: "An array of the next cursor (a string) and an array of events, oldest first; all events of a commit are in one reply. An event is a map of type, key, version, previous (the version before; 0: there was none), author, agent, and with VALUES value, and gone (1: it is not kept any more). No events: there were none for these patterns up to the cursor.",
         refusals: &[Code::Compacted, Code::Diverged, Code::Limit, Code::NoPerm],
         examples: "
 > MAOS.WATCH app:w:*
-< [$start, []]
+< [@start, []]
 > MAOS.SET app:w:1 one BY planner
 < $one
 > MAOS.SET other 1
 < $other
 > MAOS.MSET 2 app:w:1 two app:w:2 zwei BY worker
 < $two
-> MAOS.WATCH app:w:* SINCE $start COUNT 1 VALUES
-< [$one, [{type: 'created', key: 'app:w:1', version: $one, previous: 0, author: 'default', agent: 'planner', value: 'one', gone: 0}]]
+> MAOS.WATCH app:w:* SINCE @start COUNT 1 VALUES
+< [@first, [{type: 'created', key: 'app:w:1', version: $one, previous: 0, author: 'default', agent: 'planner', value: 'one', gone: 0}]]
 > MAOS.WATCH app:w:* SINCE $one COUNT 1
-< [$two, [{type: 'updated', key: 'app:w:1', version: $two, previous: $one, author: 'default', agent: 'worker'}, {type: 'created', key: 'app:w:2', version: $two, previous: 0, author: 'default', agent: 'worker'}]]
-> MAOS.WATCH app:w:* SINCE $two
-< [$two, []]
+< [@second, [{type: 'updated', key: 'app:w:1', version: $two, previous: $one, author: 'default', agent: 'worker'}, {type: 'created', key: 'app:w:2', version: $two, previous: 0, author: 'default', agent: 'worker'}]]
+> MAOS.WATCH app:w:* SINCE @second
+< [@second, []]
 ",
         internal: false,
     };
@@ -175,7 +221,7 @@ impl<'a> Request<'a> for Watch<'a> {
         }
         while let Some(tok) = c.option()? {
             match tok {
-                Tok::Since => watch.since = Some(c.version()?),
+                Tok::Since => watch.since = Some(cursor(c.bytes()?)?),
                 Tok::Count => watch.count = Some(c.int("COUNT", 1, EVENTS_MAX)?.unsigned_abs()),
                 Tok::Block => {
                     watch.block_ms = Some(c.int("BLOCK", 0, BLOCK_MAX_MS)?.unsigned_abs());
@@ -207,7 +253,7 @@ impl<'a> Request<'a> for Watch<'a> {
     }
 }
 
-/// MAOS.REIGN position: sent by masters and written to the AOF.
+/// MAOS.REIGN cursor: sent by masters and written to the AOF.
 pub const REIGN: CommandSpec = CommandSpec {
     name: "MAOS.REIGN",
     summary: "Says from where in the change log on another node makes the changes; for replicas and the AOF only",
@@ -217,7 +263,7 @@ pub const REIGN: CommandSpec = CommandSpec {
     flags: "write",
     acl: "write dangerous admin",
     keys: Keys::None,
-    args: &[Arg::new("position", ArgKind::Version)],
+    args: &[Arg::new("cursor", ArgKind::Cursor)],
     options: &[],
     reply: "1.",
     refusals: &[],
@@ -229,7 +275,7 @@ pub const REIGN: CommandSpec = CommandSpec {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WatchReply<'a> {
     /// Whoever goes on from here misses nothing.
-    pub cursor: Stamp,
+    pub cursor: Mark,
     /// What happened, oldest first.
     pub events: Vec<EventReply<'a>>,
 }
@@ -307,7 +353,7 @@ impl Reply for EventReply<'_> {
 impl Reply for WatchReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
         to.array(2);
-        to.int(self.cursor.as_i64());
+        to.bulk(self.cursor.to_string().as_bytes());
         to.array(self.events.len());
         self.events.iter().for_each(|event| event.emit(to));
     }
@@ -319,7 +365,7 @@ impl Reply for WatchReply<'_> {
             .map_err(|_| BadShape("a cursor and events were expected"))?;
         let events = events.items()?.into_iter().map(EventReply::decode);
         Ok(WatchReply {
-            cursor: stamp(cursor)?,
+            cursor: Mark::parse(&required(cursor)?).ok_or(BadShape("a cursor was expected"))?,
             events: events.collect::<Decoded<_>>()?,
         })
     }

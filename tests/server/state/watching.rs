@@ -1,6 +1,7 @@
 //! MAOS.WATCH: whoever goes on from its cursor reads every change, in order and once, or is told.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
 use std::time::Duration;
 
 use maos_core::generate::Rng;
@@ -15,7 +16,7 @@ const LATE: Duration = Duration::from_secs(60);
 
 /// The cursor of a reply, and its events as `type key version previous by`.
 #[track_caller]
-fn told(reply: &Reply) -> (i64, Vec<String>) {
+fn told(reply: &Reply) -> (String, Vec<String>) {
     let [cursor, events] = reply.array() else {
         panic!("{reply}");
     };
@@ -33,7 +34,8 @@ fn told(reply: &Reply) -> (i64, Vec<String>) {
             text("agent")
         )
     };
-    (cursor.int(), events.array().iter().map(shown).collect())
+    let events = events.array().iter().map(shown);
+    (cursor.text().to_string(), events.collect())
 }
 
 /// The same, without the numbers: `type key`.
@@ -43,8 +45,15 @@ fn words(reply: &Reply) -> Vec<String> {
     told(reply).1.into_iter().map(word).collect()
 }
 
+/// The position of a cursor.
+#[track_caller]
+fn at(cursor: &str) -> i64 {
+    let (at, _) = cursor.split_once('-').expect("a position and a reign");
+    at.parse().expect("a number")
+}
+
 /// Where the log is now.
-fn now(conn: &mut Conn) -> i64 {
+fn now(conn: &mut Conn) -> String {
     told(&conn.run("MAOS.WATCH nothing")).0
 }
 
@@ -126,7 +135,7 @@ fn every_change_is_told_in_order_here_and_on_replicas() {
     }
     assert_eq!(
         told(&conn.run(&format!("MAOS.WATCH * SINCE {cursor}"))),
-        (cursor, vec![])
+        (cursor.clone(), vec![])
     );
     wait_synced(&master, &replica);
     let there = &mut replica.conn();
@@ -269,10 +278,9 @@ fn a_watcher_that_waits_is_told_at_once_what_it_asked_for_and_nothing_else() {
     assert_eq!(metric(conn, "watchers"), 1);
     let version = conn.run("MAOS.SET xyz yes BY you").int();
     let reply = waits.recv();
-    assert_eq!(
-        told(&reply),
-        (version, vec![format!("created xyz {version} 0 you")])
-    );
+    let (cursor, events) = told(&reply);
+    assert_eq!(at(&cursor), version);
+    assert_eq!(events, [format!("created xyz {version} 0 you")]);
     let event = &reply.array()[1].array()[0];
     assert_eq!(
         (event.field("value").text(), event.field("gone").int()),
@@ -306,7 +314,8 @@ fn nothing_for_so_long_is_a_cursor_alone() {
     let version = conn.run("MAOS.SET other 1").int();
     let mut waits = watcher(&server, "MAOS.WATCH app:* BLOCK 300");
     let last = conn.run("MAOS.SET other 2").int();
-    assert_eq!(told(&waits.recv()), (last, vec![]));
+    let (cursor, events) = told(&waits.recv());
+    assert_eq!((at(&cursor), events.len()), (last, 0));
     assert!(last > version);
     nobody_waits(&server);
 }
@@ -320,9 +329,11 @@ fn the_events_of_one_commit_are_never_parted() {
     let one = conn.run(&format!("MAOS.MSET 50 {}", keys.join(" "))).int();
     let two = conn.run("MAOS.SET app:last v").int();
     let first = conn.run(&format!("MAOS.WATCH app:* SINCE {start} COUNT 1"));
-    assert_eq!((told(&first).0, told(&first).1.len()), (one, 50));
+    let (cursor, events) = told(&first);
+    assert_eq!((at(&cursor), events.len()), (one, 50));
     let second = conn.run(&format!("MAOS.WATCH app:* SINCE {one} COUNT 1"));
-    assert_eq!((told(&second).0, told(&second).1.len()), (two, 1));
+    let (cursor, events) = told(&second);
+    assert_eq!((at(&cursor), events.len()), (two, 1));
     // A transaction that sets, deletes and counts is one commit.
     let line = "MAOS.TXN 3 app:1 app:2 n THEN SET app:1 x THEN DEL app:2 THEN INCRBY n 1";
     conn.run(line).array();
@@ -392,26 +403,26 @@ fn whoever_comes_too_late_is_told_from_where_it_can_go_on() {
         reply.err().contains(&format!("go on from {floor}")),
         "{reply}"
     );
-    let at = versions.iter().position(|v| *v == floor).expect("a cursor");
+    let place = versions.iter().position(|v| *v == floor).expect("a cursor");
     // What is let go is what was first, and no more than has to be.
-    assert!((3000..4900).contains(&at), "{at}");
+    assert!((3000..4900).contains(&place), "{place}");
     let reply = conn.run(&format!("MAOS.WATCH * SINCE {floor} COUNT 10000"));
-    assert_eq!(told(&reply).1.len(), 5000 - 1 - at);
+    assert_eq!(told(&reply).1.len(), 5000 - 1 - place);
     assert_eq!(
-        conn.run(&format!("MAOS.WATCH * SINCE {}", versions[at - 1]))
+        conn.run(&format!("MAOS.WATCH * SINCE {}", versions[place - 1]))
             .code(),
         "COMPACTED"
     );
     // No cursor at all.
     for (cursor, code) in [
-        (floor + 1, "DIVERGED"),
-        (versions[4999] + 1, "DIVERGED"),
-        (0, "COMPACTED"),
-        (1, "DIVERGED"),
+        // A number alone is taken on trust, as far as the log goes.
+        ((versions[4999] + 1).to_string(), "DIVERGED"),
+        ("0".to_string(), "COMPACTED"),
+        ("1".to_string(), "COMPACTED"),
+        // A cursor is not: that of another node, or of nobody.
+        (format!("{floor}-1"), "DIVERGED"),
+        (format!("{}-{floor}", versions[4999]), "DIVERGED"),
     ] {
-        if versions.contains(&cursor) {
-            continue;
-        }
         assert_eq!(
             conn.run(&format!("MAOS.WATCH * SINCE {cursor}")).code(),
             code,
@@ -422,15 +433,16 @@ fn whoever_comes_too_late_is_told_from_where_it_can_go_on() {
     let mut waits = watcher(&server, "MAOS.WATCH k BLOCK 600000");
     conn.run("CONFIG SET maos.changes-max-bytes 0").ok();
     conn.run("MAOS.SET k v").int();
-    assert_eq!(told(&waits.recv()), (versions[4999], vec![]));
+    let (cursor, events) = told(&waits.recv());
+    assert_eq!((at(&cursor), events.len()), (versions[4999], 0));
     assert_eq!(conn.run("MAOS.WATCH k").code(), "ERR");
     assert_eq!(metric(conn, "changes_bytes"), 0);
     conn.run("CONFIG SET maos.changes-max-bytes 1000000").ok();
     let unseen = conn.run("MAOS.SET k v").int();
     let after = now(conn);
-    assert!(after >= unseen);
+    assert!(at(&after) >= unseen);
     assert_eq!(
-        conn.run(&format!("MAOS.WATCH * SINCE {floor}")).code(),
+        conn.run(&format!("MAOS.WATCH * SINCE {cursor}")).code(),
         "DIVERGED"
     );
     conn.run("MAOS.SET k v").int();
@@ -449,7 +461,8 @@ fn a_cursor_goes_on_after_a_failover_or_is_told_what_was_lost() {
     let other = replica_of(&master);
     let conn = &mut master.conn();
     let start = now(conn);
-    let kept = conn.run("MAOS.SET k 1").int();
+    let first = conn.run("MAOS.SET k 1").int();
+    let kept = now(conn);
     conn.run("MAOS.SET gone 1");
     conn.run("DEL gone");
     let last = now(conn);
@@ -459,30 +472,30 @@ fn a_cursor_goes_on_after_a_failover_or_is_told_what_was_lost() {
     for deaf in [&replica, &other] {
         deaf.conn().run("REPLICAOF NO ONE").ok();
     }
-    let lost = conn.run("MAOS.SET k 2").int();
+    conn.run("MAOS.SET k 2").int();
+    let lost = now(conn);
     conn.run("DEL k");
     let lost_too = now(conn);
     drop(master);
     let conn = &mut replica.conn();
     let next = conn.run("MAOS.SET k 3").int();
-    let line = |cursor: i64| format!("MAOS.WATCH * SINCE {cursor}");
+    let line = |cursor: &str| format!("MAOS.WATCH * SINCE {cursor}");
     assert_eq!(
-        words(&conn.run(&line(start))),
+        words(&conn.run(&line(&start))),
         ["created k", "created gone", "deleted gone", "updated k"]
     );
     assert_eq!(
-        words(&conn.run(&line(kept))),
+        words(&conn.run(&line(&kept))),
         ["created gone", "deleted gone", "updated k"]
     );
-    assert_eq!(
-        told(&conn.run(&line(last))),
-        (next, vec![format!("updated k {next} {kept} -")])
-    );
-    for cursor in [lost, lost_too] {
+    let (cursor, events) = told(&conn.run(&line(&last)));
+    assert_eq!(events, [format!("updated k {next} {first} -")]);
+    assert_eq!(at(&cursor), next);
+    for cursor in [&lost, &lost_too] {
         let reply = conn.run(&line(cursor));
         assert_eq!(reply.code(), "DIVERGED");
         assert!(
-            reply.err().contains(&format!("go on from {last}")),
+            reply.err().contains(&format!("seen after {last} ")),
             "{reply}"
         );
     }
@@ -492,8 +505,8 @@ fn a_cursor_goes_on_after_a_failover_or_is_told_what_was_lost() {
     wait_synced(&replica, &other);
     let after = conn.run("MAOS.SET k 4").int();
     wait_synced(&replica, &other);
-    assert_eq!(told(&there.run(&line(next))).0, after);
-    for cursor in [lost, lost_too] {
+    assert_eq!(at(&told(&there.run(&line(&cursor))).0), after);
+    for cursor in [&lost, &lost_too] {
         assert_eq!(there.run(&line(cursor)).code(), "DIVERGED");
     }
 }
@@ -541,27 +554,29 @@ fn after_a_restart_the_log_reaches_back_as_far_as_the_aof_tells() {
     let mut server = Server::with(&[("appendonly", "yes"), ("appendfsync", "always")]);
     let conn = &mut server.conn();
     let first = conn.run("MAOS.SET k 1").int();
+    let cursor = now(conn);
     conn.run("MAOS.SET gone 1");
     conn.run("DEL gone");
-    let line = format!("MAOS.WATCH * SINCE {first}");
+    let line = format!("MAOS.WATCH * SINCE {cursor}");
     let before = told(&conn.run(&line));
     server.restart(Stop::Kill);
     let conn = &mut server.conn();
     let next = conn.run("MAOS.SET k 2").int();
     let (cursor, events) = told(&conn.run(&line));
-    assert_eq!(cursor, next);
+    assert_eq!(at(&cursor), next);
     assert_eq!(events[..2], before.1);
     assert_eq!(events[2], format!("updated k {next} {first} -"));
     // What may have been told and not written down is not taken for seen.
-    assert_eq!(
-        conn.run(&format!("MAOS.WATCH * SINCE {}", before.0 + 1))
-            .code(),
-        "DIVERGED"
-    );
+    let (last, reign) = before.0.split_once('-').expect("a cursor");
+    let unwritten = last.parse::<i64>().expect("a number") + 1;
+    let line_of = |cursor: &str| format!("MAOS.WATCH * SINCE {cursor}");
+    let reply = conn.run(&line_of(&format!("{unwritten}-{reign}")));
+    assert_eq!(reply.code(), "DIVERGED");
     // The base of a rewritten AOF knows no past.
     conn.run("BGREWRITEAOF").text();
     wait_rewritten(conn);
-    let tail = conn.run("MAOS.SET k 3").int();
+    conn.run("MAOS.SET k 3").int();
+    let tail = now(conn);
     conn.run("MAOS.SET k 4").int();
     server.restart(Stop::Kill);
     let conn = &mut server.conn();
@@ -573,7 +588,8 @@ fn after_a_restart_the_log_reaches_back_as_far_as_the_aof_tells() {
     // Nor does an RDB file.
     let mut server = Server::start();
     let conn = &mut server.conn();
-    let saved = conn.run("MAOS.SET k 1").int();
+    conn.run("MAOS.SET k 1").int();
+    let saved = now(conn);
     server.restart(Stop::Save);
     let reply = server.conn().run(&format!("MAOS.WATCH * SINCE {saved}"));
     assert_eq!(reply.code(), "DIVERGED");
@@ -815,6 +831,7 @@ fn what_watchers_read_is_what_was_written() {
             .zip(1..)
             .map(|(pattern, n)| {
                 let mut random = Rng::new(seed + n);
+                let start = start.clone();
                 let server = &server;
                 scope.spawn(move || {
                     let (mut conn, mut cursor, mut seen) = (server.conn(), start, vec![]);
@@ -825,7 +842,7 @@ fn what_watchers_read_is_what_was_written() {
                         );
                         let reply = conn.run(&line);
                         let (next, events) = told(&reply);
-                        assert!(next >= cursor);
+                        assert!(at(&next) >= at(&cursor));
                         cursor = next;
                         for event in events {
                             let words: Vec<&str> = event.split(' ').collect();
@@ -902,4 +919,190 @@ fn what_watchers_read_is_what_was_written() {
         written
     });
     assert!(written.len() > 1000, "{}", written.len());
+}
+
+/// What a watcher did over time.
+enum Lived {
+    /// It read this: version and key.
+    Read(i64, String),
+    /// It was told that what it saw after this was lost, or that nothing is certain.
+    Diverged(Option<i64>),
+    /// It was told that what is up to this is not there any more.
+    Compacted(i64, i64),
+}
+
+/// Watches at whichever node is the master, through failures, until the end is told.
+fn live_through(port: &AtomicU16, start: String, rng: &mut Rng) -> Vec<Lived> {
+    let (mut cursor, mut lived) = (start, vec![]);
+    let mut conn: Option<(u16, Conn)> = None;
+    loop {
+        let now = port.load(SeqCst);
+        if conn.as_ref().is_none_or(|(at, _)| *at != now) || rng.below(30) == 0 {
+            conn = Conn::try_open(now).ok().map(|conn| (now, conn));
+        }
+        let line = format!(
+            "MAOS.WATCH k:* end SINCE {cursor} COUNT {} BLOCK {}",
+            1 + rng.below(200),
+            1 + rng.below(50)
+        );
+        let line = split_line(&line).expect("a line");
+        let reply = conn.as_mut().and_then(|(_, conn)| conn.try_cmd(&line).ok());
+        let Some(reply) = reply else {
+            conn = None;
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        if !reply.is_err() {
+            let (next, events) = told(&reply);
+            assert!(at(&next) >= at(&cursor), "{next} after {cursor}");
+            cursor = next;
+            for event in events {
+                let words: Vec<&str> = event.split(' ').collect();
+                if words[1] == "end" {
+                    return lived;
+                }
+                let version = words[2].parse().expect("a version");
+                lived.push(Lived::Read(version, words[1].to_string()));
+            }
+            continue;
+        }
+        let from = reply.err().rsplit(' ').next().expect("a word").to_string();
+        match reply.code() {
+            "DIVERGED" => {
+                let kept = reply.err().split("seen after ").nth(1);
+                let kept = kept.and_then(|rest| rest.split(' ').next()).map(at);
+                lived.push(Lived::Diverged(kept));
+                lived.push(Lived::Compacted(kept.unwrap_or(0), at(&from)));
+                cursor = from;
+            }
+            "COMPACTED" => {
+                lived.push(Lived::Compacted(at(&cursor), at(&from)));
+                cursor = from;
+            }
+            // A server that is loading, or has lost its master, says so.
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Masters are replaced while they go on writing, and killed; watchers go on at whoever is the master. What each of them
+/// has read in the end, less what it was told to be lost, is what the last master's histories hold: ordered, each
+/// once, and nothing missing but what it was told to be.
+#[test]
+fn what_watchers_read_over_failovers_is_what_was_kept() {
+    const TAKEOVERS: u64 = 5;
+    const KEYS: usize = 20;
+    let settings = [
+        ("maos.history-max-versions", "100000"),
+        ("maos.history-max-bytes", "1000000000"),
+        ("maos.changes-max-bytes", "3000000"),
+    ];
+    let seed = seed();
+    println!("MAOS_TEST_SEED={seed}");
+    let rng = &mut Rng::new(seed);
+    let mut master = Server::with(&settings);
+    let start = now(&mut master.conn());
+    let port = AtomicU16::new(master.port());
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watchers: Vec<_> = (1..=4)
+            .map(|n| {
+                let (mut rng, port) = (Rng::new(seed + n), &port);
+                let start = start.clone();
+                scope.spawn(move || live_through(port, start, &mut rng))
+            })
+            .collect();
+        let writers: Vec<_> = (0..2)
+            .map(|n| {
+                let (mut rng, port, over) = (Rng::new(seed + 100 + n), &port, &over);
+                scope.spawn(move || {
+                    let mut conn: Option<(u16, Conn)> = None;
+                    while !over.load(SeqCst) {
+                        let now = port.load(SeqCst);
+                        if conn.as_ref().is_none_or(|(at, _)| *at != now) {
+                            conn = Conn::try_open(now).ok().map(|conn| (now, conn));
+                        }
+                        let key = format!("k:{}", rng.below(KEYS));
+                        let Some((_, open)) = &mut conn else { continue };
+                        if open.try_cmd(&["MAOS.SET", &key, "v"]).is_err() {
+                            conn = None;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (mut parted, wait) = (0, Duration::from_millis(160));
+        for _ in 0..TAKEOVERS {
+            let replica = replica_with(&master, &settings);
+            std::thread::sleep(wait);
+            if rng.below(3) > 0 {
+                // It goes on for a while, and is heard by those that do not know.
+                replica.conn().run("REPLICAOF NO ONE").ok();
+                std::thread::sleep(wait / 4);
+                parted += 1;
+            } else {
+                master.pause();
+                replica.conn().run("REPLICAOF NO ONE").ok();
+            }
+            // From here on both are written to and watched, each by some.
+            port.store(replica.port(), SeqCst);
+            std::thread::sleep(wait / 4);
+            master.resume();
+            master.kill();
+            master = replica;
+        }
+        std::thread::sleep(wait);
+        over.store(true, SeqCst);
+        writers
+            .into_iter()
+            .for_each(|w| w.join().expect("a writer"));
+        let conn = &mut master.conn();
+        let mut held = BTreeSet::new();
+        for n in 0..KEYS {
+            let key = format!("k:{n}");
+            for entry in cmd!(conn, "MAOS.HISTORY", &key).array() {
+                held.insert((entry.field("version").int(), key.clone()));
+            }
+        }
+        conn.run("MAOS.SET end 1").int();
+        let (mut events, mut lost) = (0, 0);
+        for (n, watcher) in watchers.into_iter().enumerate() {
+            let (mut read, mut missing, mut story) = (vec![], vec![], vec![]);
+            for lived in watcher.join().expect("a watcher") {
+                match lived {
+                    Lived::Read(version, key) => {
+                        assert!(
+                            read.last().is_none_or(|(last, _)| *last < version),
+                            "ordered"
+                        );
+                        read.push((version, key));
+                        events += 1;
+                    }
+                    Lived::Diverged(kept) => {
+                        story.push(("diverged", kept.unwrap_or(0), read.last().cloned()));
+                        let before = read.len();
+                        read.retain(|(version, _)| kept.is_some_and(|kept| *version <= kept));
+                        lost += before - read.len();
+                    }
+                    Lived::Compacted(from, to) => {
+                        story.push(("compacted", to, read.last().cloned()));
+                        missing.push(from + 1..=to);
+                    }
+                }
+            }
+            let told = |(version, _): &&(i64, String)| !missing.iter().any(|m| m.contains(version));
+            let held: Vec<_> = held.iter().filter(told).collect();
+            let read: Vec<_> = read.iter().filter(told).collect();
+            let [these, those] = [&read, &held].map(|all| all.iter().collect::<BTreeSet<_>>());
+            let extra: Vec<_> = these.difference(&those).take(5).collect();
+            let lacks: Vec<_> = those.difference(&these).take(5).collect();
+            assert!(
+                extra.is_empty() && lacks.is_empty(),
+                "watcher {n} was told {story:?}; it has {extra:?} too much, and lacks {lacks:?}"
+            );
+            assert_eq!(read, held, "watcher {n}");
+        }
+        println!("{events} events read, {lost} taken back, {parted} takeovers of a living master");
+        assert!(events > 1000, "{events}");
+    });
 }
