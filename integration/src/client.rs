@@ -77,7 +77,7 @@ commands_without_id! {
     PartitionCreate => wire::DefinedReply, PartitionAlter => wire::DefinedReply,
     PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
     PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply,
-    PartitionHelp => wire::HelpReply
+    PartitionHelp => wire::HelpReply, Watch => wire::WatchReply<'static>
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may
@@ -160,6 +160,10 @@ impl Client {
                 Client::lazy(config)
             }
         }
+    }
+
+    pub(crate) fn is_of_a_cluster(&self) -> bool {
+        self.inner.config.cluster
     }
 
     pub(crate) fn turns(&self) -> &Turns {

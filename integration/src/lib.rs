@@ -70,6 +70,7 @@
 //! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
 //! | `MAOS.PARTITION CREATE`, `ALTER`, `DROP`, `INFO` | [`partition`](Client::partition), [`allocate_memory_partition`](Client::allocate_memory_partition) |
 //! | `MAOS.PARTITION LIST`, `POOL` | [`partitions`](Client::partitions), [`pool`](Client::pool) |
+//! | `MAOS.WATCH`, at one server | [`changes`](Client::changes) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
@@ -91,6 +92,7 @@ mod transaction;
 mod turns;
 mod update;
 mod value;
+mod watch;
 
 pub use client::{Client, Command, Scan};
 pub use config::{Config, Protocol, Tls, DEFAULT_URL};
@@ -120,5 +122,7 @@ pub mod wire {
         Action, Condition, Operation, Outcome as OperationOutcome, Test, Txn, TxnReply,
     };
     pub use maos_core::wire::update::*;
+    pub use maos_core::wire::watch::{EventReply, Kept, Mark, Watch, WatchReply};
 }
 pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};
+pub use watch::{Changes, Cursor, Event, KeyEvent, WatchOptions};

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use maos_client::{
-    time_of, Client, Code, Error, HistoryOptions, How, IncrementOptions, LockMode, LockOptions,
-    ManyOptions, ManyOutcome, MergeOptions, Merged, Operation, Outcome, Past, Protocol, SetOptions,
-    Strategy, Transaction, Version, Which,
+    time_of, Client, Code, Cursor, Error, Event, HistoryOptions, How, IncrementOptions, LockMode,
+    LockOptions, ManyOptions, ManyOutcome, MergeOptions, Merged, Operation, Outcome, Past,
+    Protocol, SetOptions, Strategy, Transaction, Version, WatchOptions, Which,
 };
 use serde_json::json;
 
@@ -391,6 +391,41 @@ async fn merged_and_in_one_step(client: &Client) {
     assert!(done.held && done.version > version);
     assert_eq!(done.value(0).unwrap(), Some(json!({"a": 2})));
     assert_eq!(done.number(1), Some("5"));
+    let start = client.changes(&["watched:*"], &WatchOptions::new()).await;
+    let cursor = start.unwrap().cursor;
+    let wait = WatchOptions::new()
+        .since(cursor)
+        .wait(Duration::from_secs(60))
+        .types(&[Event::Created])
+        .not_by("me")
+        .values();
+    // Who waits keeps nobody else from being served.
+    let (read, version) = tokio::join!(client.changes(&["watched:*"], &wait), async {
+        client
+            .set("watched:1", "v", SetOptions::new())
+            .await
+            .unwrap()
+    });
+    let read = read.unwrap();
+    let [event] = &read.events[..] else {
+        panic!("{read:?}");
+    };
+    assert_eq!((event.version, event.previous), (version, None));
+    assert_eq!(event.value.as_deref(), Some(&b"v"[..]));
+    assert_eq!(event.author.as_deref(), Some("default"));
+    let again: Cursor = read.cursor.to_string().parse().unwrap();
+    let rest = client
+        .changes(&["watched:*"], &WatchOptions::new().since(again).count(1))
+        .await
+        .unwrap();
+    assert_eq!((rest.cursor, rest.events.len()), (read.cursor, 0));
+    let nobody = "5-4".parse::<Cursor>().unwrap();
+    let lost = client
+        .changes(&["*"], &WatchOptions::new().since(nobody))
+        .await;
+    assert!(matches!(lost, Err(Error::Refused(r)) if r.code == Code::Diverged));
+    let bad = client.changes(&["a["], &WatchOptions::new()).await;
+    assert!(matches!(bad, Err(Error::Refused(_))));
 }
 
 /// No command of the table goes without a method that has just been exercised.

@@ -287,6 +287,15 @@ impl Oracle {
         }
     }
 
+    /// Looks at the keys that are not there any more: one that has expired is in its partition until somebody does.
+    pub fn look(&self, conn: &mut Conn) {
+        for key in &self.generator.keys {
+            if !self.model.keys().contains_key(key) {
+                cmd!(conn, "EXISTS", key).int();
+            }
+        }
+    }
+
     /// Sends a batch and compares every reply.
     #[track_caller]
     pub fn batch(&mut self, conn: &mut Conn, way: Way, batch: &[Words]) {

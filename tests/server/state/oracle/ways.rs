@@ -104,6 +104,7 @@ fn under_watch() {
     while oracle.asked() < requests() {
         // What the requests before have let expire is gone before it is watched.
         oracle.settle();
+        oracle.look(other);
         let at = oracle.generator.rng.below(oracle.generator.keys.len());
         let watched = oracle.generator.keys[at].clone();
         cmd!(conn, "WATCH", watched).ok();
@@ -116,6 +117,8 @@ fn under_watch() {
         }
         oracle.batch(other, Way::Single, &[meanwhile]);
         let changed = oracle.model.keys().get(&watched) != before.as_ref();
+        oracle.settle();
+        oracle.look(other);
         let body = oracle.generator.request(&oracle.model);
         if !enough_words(&body) {
             cmd!(conn, "UNWATCH").ok();
@@ -168,6 +171,7 @@ fn while_memory_comes_and_goes() {
         for _ in 0..20 {
             asked += 1;
             oracle.settle();
+            oracle.look(conn);
             let request = oracle.generator.request(&oracle.model);
             let needs_memory = spec_of(&request).is_some_and(|s| s.flags.contains("deny-oom"));
             let sent = now_us();
