@@ -4,6 +4,7 @@
 
 mod internal;
 mod partition;
+mod range;
 mod state;
 mod watch;
 
@@ -46,6 +47,7 @@ macro_rules! handler {
 /// How each kind of command is run.
 mod run {
     pub use super::partition::{define, survey};
+    pub use super::range::range;
     pub use super::state::{lock, read, write};
     pub use super::watch::watch;
 }

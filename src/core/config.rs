@@ -32,6 +32,8 @@ pub enum Unit {
     Millis,
     /// Microseconds.
     Micros,
+    /// Nothing: 1 is `yes`, 0 is `no`.
+    Switch,
 }
 
 impl Unit {
@@ -43,6 +45,7 @@ impl Unit {
             Unit::Seconds => "seconds",
             Unit::Millis => "milliseconds",
             Unit::Micros => "microseconds",
+            Unit::Switch => "yes or no",
         }
     }
 }
@@ -74,6 +77,8 @@ pub enum Knob {
     PoolBytes,
     /// `maos.changes-max-bytes`
     ChangesMax,
+    /// `maos.range-index`
+    RangeIndex,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -186,6 +191,15 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Bytes,
         meaning: "How many bytes the change log of a node may take, from which MAOS.WATCH is answered: an event takes about 50 bytes and those of its key. When it is full the oldest go, and who comes back for them is told COMPACTED. Memory is taken as events come. 0 keeps no log, and nobody can watch. Set it to the same on masters and replicas.",
     },
+    Setting {
+        id: Knob::RangeIndex,
+        name: "range-index",
+        default: 1,
+        min: 0,
+        max: 1,
+        unit: Unit::Switch,
+        meaning: "Whether the names of the keys are kept in order, which MAOS.RANGE goes by: it takes memory for each key, most of all for names that have little in common. Switched on later it is made in the background; until it is whole, MAOS.RANGE answers BUSY.",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -251,6 +265,12 @@ pub const EVENTS_MAX: i64 = 10_000;
 pub const EVENTS_DEFAULT: usize = 1_000;
 /// So many events of the log one watch looks through before it answers, whatever it has found.
 pub const EVENTS_LOOKED_AT: usize = 100_000;
+/// The most keys that one listing carries.
+pub const LISTED_MAX: i64 = 10_000;
+/// So many keys one listing carries without `COUNT`.
+pub const LISTED_DEFAULT: usize = 1_000;
+/// So many keys one listing looks at before it answers, whatever it has found.
+pub const LISTED_LOOKED_AT: usize = 10_000;
 /// The most partitions that there may be, in a cluster on all nodes.
 pub const PARTITIONS_MAX: usize = 10_000;
 /// The most versions a loaded record may hold.
@@ -283,6 +303,8 @@ pub struct Limits {
     pub pool: u64,
     /// Bytes that the change log may take; 0: there is none.
     pub changes: usize,
+    /// Whether keys are listed in order.
+    pub index: bool,
     /// Milliseconds until a key expires that is written without a word about it; 0: it does not. A
     /// partition's policy.
     pub key_ttl_ms: u64,
@@ -305,6 +327,7 @@ impl Limits {
             pause_us: value(Knob::PauseGuard).saturating_mul(1_000),
             pool: value(Knob::PoolBytes),
             changes: size(Knob::ChangesMax),
+            index: value(Knob::RangeIndex) != 0,
             key_ttl_ms: 0,
         }
     }
@@ -323,14 +346,18 @@ pub fn example() -> String {
         for line in wrap(s.meaning, 96) {
             out += &format!("# {line}\n");
         }
-        out += &format!(
-            "# In {}, from {} to {}.\nmaos.{} {}\n\n",
-            s.unit.word(),
-            s.min,
-            s.max,
-            s.name,
-            s.default
-        );
+        let (range, default) = match s.unit {
+            Unit::Switch => (
+                String::new(),
+                ["no", "yes"][usize::from(s.default == 1)].into(),
+            ),
+            _ => (
+                format!(", from {} to {}", s.min, s.max),
+                s.default.to_string(),
+            ),
+        };
+        let word = s.unit.word();
+        out += &format!("# In {word}{range}.\nmaos.{} {default}\n\n", s.name);
     }
     out
 }

@@ -247,6 +247,8 @@ impl Generator {
             (ArgKind::Owner, _) => return self.owner(world),
             (ArgKind::Partition, _) => return self.partition(world),
             (ArgKind::Pattern, _) => return self.pattern(),
+            (ArgKind::Beginning, _) => return self.beginning(),
+            (ArgKind::KeyLike, _) => return self.rng.pick(&self.keys).clone(),
             (ArgKind::Events, _) => return self.events(),
             (ArgKind::Cursor, _) => return self.version(world),
             // Nobody waits for what nobody does meanwhile.
@@ -413,6 +415,16 @@ impl Generator {
             3 => b"\\COUNT".to_vec(),
             4..8 => key,
             _ => [&key[..self.rng.below(6)], b"*"].concat(),
+        }
+    }
+
+    /// What keys begin with, or nothing.
+    fn beginning(&mut self) -> Vec<u8> {
+        let key = self.rng.pick(&self.keys).clone();
+        match self.rng.below(20) {
+            0 => b"other".to_vec(),
+            1 => key,
+            _ => key[..self.rng.below(6)].to_vec(),
         }
     }
 

@@ -25,6 +25,7 @@
 //! | [`watch`] | what a watcher reads of the log |
 //! | [`feed`] | the change log: every event in order, and what becomes of a cursor |
 //! | [`glob`], [`audience`] | patterns over keys, and who is to hear of one |
+//! | [`range`] | what a listing of keys in order shows |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
@@ -65,6 +66,8 @@ pub mod merge;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod partition;
+#[cfg(feature = "engine")]
+pub mod range;
 #[cfg(feature = "engine")]
 pub mod record;
 pub mod refusal;

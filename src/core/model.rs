@@ -1,7 +1,8 @@
 //! The whole store in memory: what a live server is compared with, and what tests state facts
 //! about. It runs the same decisions and applies the same changes; only the keyspace is its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use crate::change::{Change, Expiry};
 use crate::clock::Clock;
@@ -13,6 +14,7 @@ use crate::partition::{
     DefineCommand, Definition, Directory, Fate, Ledger, Place, Survey, SurveyCommand, Usage,
     EVICTIONS_MAX,
 };
+use crate::range::{Keyspace, NO_INDEX};
 use crate::record::{Record, Version};
 use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
@@ -418,6 +420,18 @@ impl Model {
         Ok(Value::of(&found.fill(|key, v| value_of(record(key), v))))
     }
 
+    fn range<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>
+    where
+        C: Request<'a> + Into<cmd::Range<'a>>,
+    {
+        check_arity(C::SPEC, args)?;
+        let range: cmd::Range<'_> = C::parse(args)?.into();
+        if !self.limits.index {
+            return Err(NO_INDEX);
+        }
+        Ok(Value::of(&range.list(&mut InOrder(self))?))
+    }
+
     fn read<'a, C: ReadCommand<'a>>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal> {
         check_arity(C::SPEC, args)?;
         let request = C::parse(args)?;
@@ -650,6 +664,37 @@ impl Model {
     }
 }
 
+/// All keys, to one who may read them.
+struct InOrder<'m>(&'m Model);
+
+impl Keyspace for InOrder<'_> {
+    fn names(&mut self, from: Bound<&[u8]>, most: usize) -> Vec<Box<[u8]>> {
+        let in_order: BTreeSet<&[u8]> = self.0.keys.keys().map(Vec::as_slice).collect();
+        let names = in_order.range::<[u8], _>((from, Bound::Unbounded));
+        names.take(most).map(|name| (**name).into()).collect()
+    }
+
+    fn look(&mut self, name: &[u8], then: &mut dyn FnMut(&Record, i64)) {
+        if let Some(held) = self.0.keys.get(name) {
+            then(&held.record, ttl_ms(held, self.0.now_us / 1000));
+        }
+    }
+
+    fn may_read(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn readable(&self) -> Vec<Vec<u8>> {
+        vec![vec![]]
+    }
+}
+
+/// In how many milliseconds a key expires; -1: it does not.
+fn ttl_ms(held: &Held, now_ms: u64) -> i64 {
+    let at = held.expires_ms;
+    at.map_or(-1, |at| i64::try_from(at - now_ms).unwrap_or(i64::MAX))
+}
+
 /// What a reader sees of the keys of a request.
 struct Looks<'h> {
     held: &'h [Option<&'h Held>],
@@ -696,8 +741,7 @@ impl Survey for Surveyed<'_> {
 
 impl View for Looks<'_> {
     fn ttl_ms(&self, n: usize) -> i64 {
-        let at = self.held[n].and_then(|h| h.expires_ms);
-        at.map_or(-1, |at| i64::try_from(at - self.now_ms).unwrap_or(i64::MAX))
+        self.held[n].map_or(-1, |held| ttl_ms(held, self.now_ms))
     }
 
     fn now_ms(&self) -> u64 {

@@ -87,7 +87,9 @@ needed! {
     RedisModule_SubscribeToKeyspaceEvents RedisModule_NotifyKeyspaceEvent
     RedisModule_CreateSubcommand RedisModule_GetModuleUserFromUserName RedisModule_FreeModuleUser
     RedisModule_ACLCheckKeyPermissions RedisModule_GetToKeyNameFromOptCtx RedisModule_GetToDbIdFromOptCtx
-    RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
+    RedisModule_CreateDict RedisModule_FreeDict RedisModule_DictSetC RedisModule_DictDelC RedisModule_DictSize
+    RedisModule_DictIteratorStartC RedisModule_DictNextC RedisModule_DictIteratorStop
+    RedisModule_RegisterBoolConfig RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
     RedisModule_ScanCursorRestart RedisModule_SelectDb
 }

@@ -22,7 +22,7 @@ use super::keys::{Key, Mode};
 use super::ledger::{self, Held};
 use super::metrics::METRICS;
 use super::node::{node, now_us, Node};
-use super::{bus, failpoint, guard, listeners, log, members, partitions, pause, propagate};
+use super::{bus, failpoint, guard, index, listeners, log, members, partitions, pause, propagate};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
@@ -81,7 +81,7 @@ pub fn look_now(ctx: *mut raw::RedisModuleCtx) {
     let Some(pass) = (unsafe { pass.as_ref() }) else {
         return;
     };
-    if members::is_lacking() {
+    if members::is_lacking() || index::is_lacking() {
         // SAFETY: the context of the call in progress.
         let db = unsafe { api!(RedisModule_GetSelectedDb)(ctx) };
         pass.look_for_hurry(ctx);
@@ -140,6 +140,8 @@ struct Step {
     trims: bool,
     off: bool,
     counts: bool,
+    /// The index lacks keys.
+    fills: bool,
     found: Cell<Vec<*mut raw::RedisModuleString>>,
 }
 
@@ -156,6 +158,7 @@ impl Pass {
         }
         bus::tick(self.steps.get());
         partitions::tick(self.steps.get());
+        index::tidy();
         self.look_for_hurry(ctx);
         let budget = Duration::from_micros(node().limits.background_us);
         if !self.hurries.get() && !budget.is_zero() && self.steps.get() >= self.began.get() {
@@ -176,7 +179,10 @@ impl Pass {
             self.audit.set(Audit::Counts);
         }
         // One that counts already is not begun anew: it would count nothing twice, but never end.
-        let lacks = self.audit.get() != Audit::Counts && members::take_lacking();
+        let mut lacks = false;
+        if self.audit.get() != Audit::Counts {
+            lacks = members::take_lacking() | index::take_lacking();
+        }
         if audits || lacks {
             self.db.set(0);
             // SAFETY: the cursor is ours.
@@ -210,6 +216,7 @@ impl Pass {
                 let next = self.began.get() + PASS_STEPS;
                 self.began.set(next.max(self.steps.get() + 1));
                 self.hurries.set(false);
+                index::filled();
                 if self.audit.get() == Audit::Counts {
                     self.audit
                         .set(Audit::Settles(self.steps.get() + SETTLE_STEPS));
@@ -234,6 +241,7 @@ impl Pass {
         let step = Step {
             db: self.db.get(),
             counts: self.audit.get() == Audit::Counts,
+            fills: index::is_filling(),
             compress_min: if off { 0 } else { node().limits.compress_min },
             now_us: now_us(),
             trims,
@@ -265,7 +273,7 @@ unsafe extern "C" fn look(
     key: *mut raw::RedisModuleKey,
     step: *mut c_void,
 ) {
-    guard::run(|| {
+    let looked = guard::run(|| {
         failpoint::hit("look");
         // SAFETY: `step` is what `bucket` gave; the key is open or null while this runs, and a
         // value of our type is what we put there, which nothing else looks at meanwhile. The name lives while
@@ -290,6 +298,9 @@ unsafe extern "C" fn look(
             (step, record.as_mut(), bytes)
         };
         let Some(record) = record else { return };
+        if step.fills {
+            index::found(step.db, bytes);
+        }
         if record.may_pack(step.compress_min) {
             let before = Held::by(record);
             let packed = record.pack(step.compress_min, PACK_BYTES);
@@ -324,6 +335,9 @@ unsafe extern "C" fn look(
             step.found.set(found);
         }
     });
+    if looked.is_none() {
+        index::lack();
+    }
 }
 
 /// The partition that a record belongs to, where that is another one than it is charged to.

@@ -49,6 +49,21 @@ unsafe extern "C" fn set(
     }
 }
 
+unsafe extern "C" fn get_switch(name: *const c_char, which: *mut c_void) -> c_int {
+    // SAFETY: as the server gave them; `get` looks at nothing but the number.
+    c_int::from(unsafe { get(name, which) } != 0)
+}
+
+unsafe extern "C" fn set_switch(
+    name: *const c_char,
+    value: c_int,
+    which: *mut c_void,
+    why: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    // SAFETY: as above.
+    unsafe { set(name, value.into(), which, why) }
+}
+
 /// Registers all settings and takes their values from `redis.conf`.
 ///
 /// # Errors
@@ -66,18 +81,31 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
         // SAFETY: called in OnLoad with its context; the server copies the name. The pointer that
         // comes back to `get` and `set` is the index and never followed.
         let done = unsafe {
-            api!(RedisModule_RegisterNumericConfig)(
-                ctx,
-                name.as_ptr(),
-                default,
-                flags,
-                min,
-                max,
-                Some(get),
-                Some(set),
-                None,
-                ptr::without_provenance_mut(index),
-            )
+            let (name, which) = (name.as_ptr(), ptr::without_provenance_mut(index));
+            match s.unit {
+                Unit::Switch => api!(RedisModule_RegisterBoolConfig)(
+                    ctx,
+                    name,
+                    c_int::from(s.default != 0),
+                    flags,
+                    Some(get_switch),
+                    Some(set_switch),
+                    None,
+                    which,
+                ),
+                _ => api!(RedisModule_RegisterNumericConfig)(
+                    ctx,
+                    name,
+                    default,
+                    flags,
+                    min,
+                    max,
+                    Some(get),
+                    Some(set),
+                    None,
+                    which,
+                ),
+            }
         };
         if done != raw::REDISMODULE_OK as c_int {
             return Err(format!("the setting maos.{} was not taken", s.name));

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
+use super::index::{self, Beside};
 use super::{background, failpoint, feed, guard, lineage, listeners, partitions, pause, waiting};
 
 /// The events that are asked for. All are offered since Redis 7.0.
@@ -63,11 +64,16 @@ unsafe extern "C" fn happened(
                     feed::replaced();
                 }
             }
-            raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD
-                if sub == raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED =>
-            {
-                feed::replaced();
-            }
+            raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD => match sub {
+                raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED => {
+                    index::loads_beside(Beside::Begins);
+                }
+                raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED => {
+                    index::loads_beside(Beside::Served);
+                    feed::replaced();
+                }
+                _ => index::loads_beside(Beside::Dropped),
+            },
             // What is written down from here on is to be known for a part of this log.
             raw::REDISMODULE_EVENT_FORK_CHILD => feed::announce(),
             raw::REDISMODULE_EVENT_REPLICA_CHANGE
@@ -88,6 +94,7 @@ unsafe extern "C" fn happened(
                     partitions::look_at_all(true);
                     // SAFETY: what comes with this event, in the form that was asked for.
                     let flush = unsafe { &*data.cast::<raw::RedisModuleFlushInfo>() };
+                    index::flushed(flush.dbnum);
                     feed::flushed(flush.dbnum);
                 }
             }
@@ -96,9 +103,14 @@ unsafe extern "C" fn happened(
                 waiting::look_at_all();
                 // SAFETY: what comes with this event, in the form that was asked for.
                 let swap = unsafe { &*data.cast::<raw::RedisModuleSwapDbInfo>() };
-                partitions::swapped(swap.dbnum_first, swap.dbnum_second);
-                feed::flushed(swap.dbnum_first);
-                feed::flushed(swap.dbnum_second);
+                let (first, second) = (swap.dbnum_first, swap.dbnum_second);
+                // The server says so too when a database changes places with itself.
+                if first != second {
+                    partitions::swapped(first, second);
+                    index::swapped(first, second);
+                    feed::flushed(first);
+                    feed::flushed(second);
+                }
             }
             _ => {}
         }
@@ -112,5 +124,6 @@ unsafe extern "C" fn happened(
 pub fn unseen() {
     lineage::raise_to_now();
     guard::run(waiting::look_at_all);
+    guard::run(index::unseen);
     feed::unseen();
 }

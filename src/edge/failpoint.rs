@@ -42,6 +42,7 @@ pub const POINTS: &[&str] = &[
     "define",
     "survey",
     "watch",
+    "range",
     "admit",
     "victims",
     "sweep",

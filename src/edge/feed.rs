@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 
 use maos_core::audience::Audience;
 use maos_core::event::Event;
@@ -27,7 +27,7 @@ use super::keys::{is_leaving, Key, Mode};
 use super::lineage::{self, context, Name};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
-use super::{failpoint, guard, propagate, waiting};
+use super::{failpoint, guard, index, propagate, waiting};
 
 /// One client that waits.
 struct Blocked {
@@ -81,6 +81,13 @@ static WATCHING: MainThread = MainThread(RefCell::new(None), RefCell::new(Vec::n
 
 /// Something that is not known has happened to keys: there is no telling what.
 static MISSED: AtomicBool = AtomicBool::new(false);
+
+/// The address of the record that was unlinked last; 0: that is of no use any more.
+static UNLINKED: AtomicUsize = AtomicUsize::new(0);
+
+/// The database that a record was copied to last.
+static COPIED_TO: AtomicI32 = AtomicI32::new(NOWHERE);
+const NOWHERE: i32 = -1;
 
 /// Apart from the node: keys go while a command of ours holds it.
 fn with<T>(then: impl FnOnce(&mut Watching) -> T) -> T {
@@ -148,6 +155,8 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) {
     let mut kinds = raw::REDISMODULE_NOTIFY_EXPIRED | raw::REDISMODULE_NOTIFY_EVICTED;
     if is_safe {
         kinds |= raw::REDISMODULE_NOTIFY_GENERIC;
+    } else {
+        index::guess();
     }
     // SAFETY: in OnLoad, with its context.
     unsafe {
@@ -246,6 +255,7 @@ fn obeys() -> bool {
 
 /// A key with this record has gone, by whatever command or for whatever reason. To be called at any time.
 pub fn unlinked(record: &Record, db: i32, key: &[u8]) {
+    UNLINKED.store(ptr::from_ref(record).addr(), Relaxed);
     let Some(live) = record.live() else { return };
     let unsure = obeys();
     let event = match !unsure && is_leaving(db, key) {
@@ -314,7 +324,9 @@ unsafe extern "C" fn notified(
         match event.to_bytes() {
             b"expired" => amend(db, key, Event::Expired),
             b"evicted" => amend(db, key, Event::Evicted),
-            b"restore" | b"copy_to" | b"rename_to" | b"move_to" => came(db, key),
+            b"restore" | b"rename_to" => came(db, key),
+            b"copy_to" => copied(key),
+            b"move_to" => moved(db, key),
             _ => {}
         }
         arm_if_due();
@@ -325,13 +337,54 @@ unsafe extern "C" fn notified(
     raw::REDISMODULE_OK as c_int
 }
 
-/// A key has come whole.
-fn came(db: i32, key: &[u8]) {
+/// The record of a key, without touching it.
+fn look_at<T>(db: i32, key: &[u8], then: impl FnOnce(Option<&Record>) -> T) -> T {
     let ctx = context(db);
     let name = Name::new(ctx, key);
     // SAFETY: the context and the name outlive the key, which nobody else has open.
     let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
-    let held = held.as_ref().ok().and_then(Key::record);
+    then(held.as_ref().ok().and_then(Key::record))
+}
+
+/// A key was copied. Where to is known from the copy: see [`moved`].
+fn copied(key: &[u8]) {
+    let db = COPIED_TO.swap(NOWHERE, Relaxed);
+    if db != NOWHERE {
+        came(db, key);
+    }
+}
+
+/// A record is being copied to a key of this database.
+pub fn copies(db: i32) {
+    COPIED_TO.store(db, Relaxed);
+}
+
+/// A key has come from another database. In a transaction Valkey 9 names the database that the client has selected: it
+/// is where the record is now that was unlinked just before.
+fn moved(said: i32, key: &[u8]) {
+    let record = UNLINKED.swap(0, Relaxed);
+    // SAFETY: a context of our own.
+    let is_there = |db: &i32| unsafe { api!(RedisModule_GetSelectedDb)(context(*db)) } == *db;
+    let is_it = |db: &i32| {
+        look_at(*db, key, |held| {
+            held.is_some_and(|held| ptr::from_ref(held).addr() == record)
+        })
+    };
+    let dbs = std::iter::once(said).chain((0..).take_while(is_there));
+    if let Some(db) = (record != 0).then(|| { dbs }.find(is_it)).flatten() {
+        came(db, key);
+    }
+}
+
+/// A key has come whole.
+fn came(db: i32, key: &[u8]) {
+    look_at(db, key, |held| tell_of(db, key, held));
+}
+
+fn tell_of(db: i32, key: &[u8], held: Option<&Record>) {
+    if held.is_some() {
+        index::found(db, key);
+    }
     let Some(live) = held.and_then(Record::live) else {
         return;
     };
@@ -426,12 +479,7 @@ fn read(
         found.map_err(|lost| lost.refusal(from))
     })?;
     // With the log not held any more: to open a key may end it, and that is an event.
-    let reply = found.fill(|key, version| {
-        let name = Name::new(ctx, key);
-        // SAFETY: the context and the name outlive the key, which nobody else has open.
-        let held = unsafe { Key::open(ctx, name.string, Mode::Look) };
-        value_of(held.as_ref().ok().and_then(Key::record), version)
-    });
+    let reply = found.fill(|key, version| look_at(db, key, |held| value_of(held, version)));
     METRICS.events_read.add(reply.events.len() as u64);
     Ok(reply)
 }

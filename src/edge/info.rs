@@ -8,7 +8,8 @@ use maos_core::Code;
 use super::api::{api, raw};
 use super::metrics::METRICS;
 use super::{
-    background, conflicts, failpoint, feed, guard, listeners, node, partitions, pause, waiting,
+    background, conflicts, failpoint, feed, guard, index, listeners, node, partitions, pause,
+    waiting,
 };
 
 /// Registers the section.
@@ -64,6 +65,7 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     number("changes_floor", log.floor.0);
     number("changes_read", m.events_read.get());
     number("watchers", log.watchers as u64);
+    number("index_keys", index::len());
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {

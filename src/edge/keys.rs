@@ -16,7 +16,7 @@ use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::ledger::{self, Held};
 use super::lineage::{context, Name};
-use super::{failpoint, feed, members, partitions};
+use super::{failpoint, feed, index, members, partitions};
 use crate::persist;
 
 /// Whether the key's slot is another node's, or on its way from or to one that the key is on now: then it
@@ -267,6 +267,7 @@ impl<'c> Key<'c> {
             raw::REDISMODULE_OK as i32,
             "the key is open for writing"
         );
+        index::made(db_of(self.ctx), self.name());
     }
 
     fn expire(&mut self, expiry: Expiry) {

@@ -17,6 +17,7 @@ pub mod failpoint;
 pub mod feed;
 pub mod function;
 pub mod guard;
+pub mod index;
 pub mod info;
 pub mod keys;
 pub mod ledger;

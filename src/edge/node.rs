@@ -16,7 +16,7 @@ use super::api::raw;
 use super::call::{flags, Users};
 use super::lineage::{self, Note};
 use super::metrics::METRICS;
-use super::{config, feed, ledger, log, members, newcomers, partitions};
+use super::{config, feed, index, ledger, log, members, newcomers, partitions};
 
 /// A buffer that had to grow larger for once is let go.
 const SCRATCH_KEPT: usize = 1 << 20;
@@ -65,6 +65,7 @@ pub fn node() -> RefMut<'static, Node> {
             node.limits = config::limits();
             node.shares.set_limits(&node.limits);
             feed::set_max_bytes(node.limits.changes);
+            index::switch(node.limits.index);
         }
         partitions::refresh(&mut node.shares);
         if node.scratch.capacity() > SCRATCH_KEPT {

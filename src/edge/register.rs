@@ -158,8 +158,8 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PATTERN,
                 ptr::null_mut(),
             ),
-            Cursor | Events | KeyAgain | Value | Name(_) | Owner | Partition | Json | Patch
-            | Number | Pointer => (
+            Beginning | KeyLike | Cursor | Events | KeyAgain | Value | Name(_) | Owner
+            | Partition | Json | Patch | Number | Pointer => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),
             ),

@@ -11,7 +11,7 @@ use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::node;
-use crate::edge::{events, failpoint, feed, guard, lineage, log, members, waiting};
+use crate::edge::{events, failpoint, feed, guard, index, lineage, log, members, waiting};
 
 /// The record of a value.
 ///
@@ -63,6 +63,7 @@ pub unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_v
 pub unsafe extern "C" fn free(value: *mut c_void) {
     guard::run(|| {
         failpoint::hit("free");
+        index::freed(value);
         // SAFETY: the server gives the value up.
         drop(unsafe { unboxed(value) });
     });
@@ -132,6 +133,7 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
             if !name.is_null() {
                 let (db, name) = (api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
                 members::left(record, db, name);
+                index::unlinked(db, name, value);
                 waiting::look_at(db, name);
                 feed::unlinked(record, db, name);
             }
@@ -170,7 +172,10 @@ pub unsafe extern "C" fn copy(
             return ptr::null_mut();
         }
         members::entered(&copy, db, name);
-        boxed(copy)
+        let value = boxed(copy);
+        index::comes(db, name, value);
+        feed::copies(db);
+        value
     })
     .unwrap_or(ptr::null_mut())
 }

@@ -13,7 +13,7 @@ use crate::edge::api::{api, raw};
 use crate::edge::call::flags;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::{node, now_us, Node};
-use crate::edge::{failpoint, guard, log, members};
+use crate::edge::{failpoint, guard, index, log, members};
 
 /// # Safety
 /// Called by the server.
@@ -74,7 +74,13 @@ pub unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *
             let record = record(io, slice::from_raw_parts(bytes.cast(), len));
             api!(RedisModule_Free)(bytes.cast());
             match record {
-                Ok(record) => boxed(record),
+                Ok(record) => {
+                    let value = boxed(record);
+                    if let Some((db, name)) = restore::place(io) {
+                        index::comes(db, name, value);
+                    }
+                    value
+                }
                 Err(Damaged(why)) => {
                     METRICS.damaged.one();
                     log::io_warning(io, &format!("a state record is refused: {why}"));

@@ -14,6 +14,7 @@ mod locks;
 mod machine;
 mod memory;
 mod partitions;
+mod ranging;
 mod table;
 mod throughput;
 mod updates;
@@ -26,13 +27,14 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
     ("locks", locks::run),
     ("updates", updates::run),
     ("partitions", partitions::run),
     ("watching", watching::run),
+    ("ranging", ranging::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];

@@ -7,6 +7,7 @@ use maos_core::event::Event;
 use maos_core::glob::Glob;
 use maos_core::wire::lock::*;
 use maos_core::wire::partition::*;
+use maos_core::wire::range::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
@@ -55,7 +56,7 @@ fn entries_are_consistent() {
         assert_eq!(s.arity > 0, exact, "{name}: exact arity");
         let first = s.args.first().map(|a| a.kind);
         let key_first = matches!(first, Some(ArgKind::Key));
-        let names_no_key = matches!(first, None | Some(ArgKind::Pattern));
+        let names_no_key = matches!(first, None | Some(ArgKind::Pattern | ArgKind::Beginning));
         assert_eq!(s.keys == Keys::None, names_no_key, "{name}: key spec");
         assert_eq!(
             matches!(s.keys, Keys::One(_)),
@@ -113,7 +114,8 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Number => out.push(b"1.5".to_vec()),
         ArgKind::Pointer => out.push(b"/a".to_vec()),
         ArgKind::Json => out.push(b"{\"a\":1}".to_vec()),
-        ArgKind::Key | ArgKind::KeyAgain => out.push(b"key".to_vec()),
+        ArgKind::Beginning => out.push(b"app:".to_vec()),
+        ArgKind::Key | ArgKind::KeyAgain | ArgKind::KeyLike => out.push(b"key".to_vec()),
         ArgKind::Pattern => out.push(b"app:*".to_vec()),
         ArgKind::Events => out.push(b"created,expired".to_vec()),
         ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner | ArgKind::Partition => {

@@ -1,13 +1,14 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`]).
+//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`], [`range`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
 pub mod cursor;
 pub mod lock;
 pub mod partition;
+pub mod range;
 pub mod reference;
 pub mod reply;
 pub mod spec;
@@ -29,6 +30,7 @@ pub mod requests {
         PartitionAlter, PartitionCreate, PartitionDrop, PartitionHelp, PartitionInfo,
         PartitionList, PartitionPool,
     };
+    pub use super::range::Range;
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
     pub use super::txn::Txn;
     pub use super::update::{IncrBy, Merge, Patch};
@@ -64,7 +66,7 @@ macro_rules! for_each_command {
             lock Lock, lock MLock, write Unlock, write Renew, read Locks,
             define PartitionCreate, define PartitionAlter, define PartitionDrop,
             survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp,
-            watch Watch
+            watch Watch, range Range
         }
     };
 }

@@ -25,7 +25,7 @@ toks! {
     By "BY" Meta "META" ReqId "REQID" Token "TOKEN" Fence "FENCE" IfVersion "IFVERSION"
     Ex "EX" Px "PX" ExAt "EXAT" PxAt "PXAT" KeepTtl "KEEPTTL" Partition "PARTITION"
     Version "VERSION" At "AT" WithVersion "WITHVERSION" Full "FULL"
-    From "FROM" To "TO" Count "COUNT" Desc "DESC" Values "VALUES"
+    From "FROM" To "TO" Count "COUNT" Desc "DESC" After "AFTER" Values "VALUES"
     JsonPatch "JSONPATCH" Path "PATH" Min "MIN" Max "MAX"
     Strategy "STRATEGY" Reject "REJECT" Lww "LWW" Fww "FWW" Merge "MERGE" Function "FUNCTION" Ts "TS"
     If "IF" Then "THEN" Else "ELSE" Absent "ABSENT" Exists "EXISTS" Value "VALUE"
@@ -120,6 +120,10 @@ pub enum ArgKind {
     Partition,
     /// A pattern over keys.
     Pattern,
+    /// What keys begin with: any bytes, or none.
+    Beginning,
+    /// A key that need not be one, and is not looked at.
+    KeyLike,
     /// The cursor of a watch.
     Cursor,
     /// Types of events, separated by commas.

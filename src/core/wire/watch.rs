@@ -111,10 +111,12 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn cursor(text: &[u8]) -> Result<Mark, Refusal> {
+/// What follows SINCE.
+pub(super) fn cursor(spec: &CommandSpec, text: &[u8]) -> Result<Mark, Refusal> {
     Mark::parse(text).ok_or_else(|| {
         let text = format!(
-            "MAOS.WATCH: SINCE is the cursor of an earlier reply, or a version, not {}",
+            "{}: SINCE is the cursor of an earlier reply of MAOS.WATCH, or a version, not {}",
+            spec.name,
             Quoted(text)
         );
         Refusal::new(Code::Err, text)
@@ -221,7 +223,7 @@ impl<'a> Request<'a> for Watch<'a> {
         }
         while let Some(tok) = c.option()? {
             match tok {
-                Tok::Since => watch.since = Some(cursor(c.bytes()?)?),
+                Tok::Since => watch.since = Some(cursor(Self::SPEC, c.bytes()?)?),
                 Tok::Count => watch.count = Some(c.int("COUNT", 1, EVENTS_MAX)?.unsigned_abs()),
                 Tok::Block => {
                     watch.block_ms = Some(c.int("BLOCK", 0, BLOCK_MAX_MS)?.unsigned_abs());

@@ -11,6 +11,16 @@ fn settings_have_the_table_s_defaults_and_ranges() {
     let conn = &mut server.conn();
     for s in SETTINGS {
         let name = format!("maos.{}", s.name);
+        if s.unit == Unit::Switch {
+            let default = ["no", "yes"][usize::from(s.default == 1)];
+            assert_eq!(conn.config(&name), default, "{name}");
+            for value in ["no", "yes"] {
+                cmd!(conn, "CONFIG", "SET", name, value).ok();
+                assert_eq!(conn.config(&name), value, "{name}");
+            }
+            assert!(cmd!(conn, "CONFIG", "SET", name, "2").is_err(), "{name}");
+            continue;
+        }
         assert_eq!(conn.config(&name), s.default.to_string(), "{name}");
         for value in [s.min, s.max] {
             cmd!(conn, "CONFIG", "SET", name, value.to_string()).ok();

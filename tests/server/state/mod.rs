@@ -23,6 +23,7 @@ pub mod oracle;
 mod partitions;
 mod pauses;
 pub mod persistence;
+mod ranging;
 mod replicas;
 mod restore;
 mod spread;

@@ -1106,3 +1106,59 @@ fn what_watchers_read_over_failovers_is_what_was_kept() {
         assert!(events > 1000, "{events}");
     });
 }
+
+/// What comes to another database is told there, also in a transaction, where not every server says which that is.
+#[test]
+fn what_comes_to_another_database_is_told_there() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    let start = now(conn);
+    for line in [
+        "SELECT 3",
+        "MAOS.SET probe v",
+        "RENAME probe renamed",
+        "SELECT 1",
+        "MAOS.SET k v",
+        "MAOS.SET l v",
+        "MAOS.SET c v",
+        "SELECT 2",
+        "MAOS.SET c other",
+        "SELECT 1",
+        "MULTI",
+        "MOVE k 2",
+        "COPY l c DB 2 REPLACE",
+        "EXEC",
+        "MOVE l 2",
+        "SELECT 2",
+    ] {
+        conn.run(line);
+    }
+    let all = format!("MAOS.WATCH * SINCE {start}");
+    conn.run("SELECT 3").ok();
+    // Not every server lets a module hear of these without harm.
+    if !words(&conn.run(&all)).contains(&"restored renamed".to_string()) {
+        return;
+    }
+    conn.run("SELECT 2").ok();
+    let events = words(&conn.run(&all));
+    let came = [
+        "created c",
+        "restored k",
+        "deleted c",
+        "restored c",
+        "restored l",
+    ];
+    assert_eq!(events, came);
+    conn.run("SELECT 1").ok();
+    let events = words(&conn.run(&all));
+    assert_eq!(
+        events,
+        [
+            "created k",
+            "created l",
+            "created c",
+            "deleted k",
+            "deleted l"
+        ]
+    );
+}
