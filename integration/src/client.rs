@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 use crate::error::shown;
 use crate::link::{Fault, Link, Via};
 use crate::options::sealed::Sealed;
+use crate::topology::{self, Address, Node};
 use crate::turns::Turns;
 use crate::value::from_json;
 use crate::{
@@ -77,7 +78,8 @@ commands_without_id! {
     PartitionCreate => wire::DefinedReply, PartitionAlter => wire::DefinedReply,
     PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
     PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply,
-    PartitionHelp => wire::HelpReply, Watch => wire::WatchReply<'static>
+    PartitionHelp => wire::HelpReply, Watch => wire::WatchReply<'static>,
+    Range => wire::RangeReply<'static>
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may
@@ -166,6 +168,10 @@ impl Client {
         self.inner.config.cluster
     }
 
+    pub(crate) fn deadline(&self) -> Duration {
+        self.inner.deadline
+    }
+
     pub(crate) fn turns(&self) -> &Turns {
         &self.inner.turns
     }
@@ -190,12 +196,32 @@ impl Client {
         &'c self,
         request: &C,
     ) -> BoxFuture<'c, Result<C::Reply, Error>> {
+        self.call_by(request, None)
+    }
+
+    /// The same, by this way.
+    pub(crate) fn call_at<'c, 'a, C: Command<'a>>(
+        &'c self,
+        request: &C,
+        via: Via,
+    ) -> BoxFuture<'c, Result<C::Reply, Error>> {
+        self.call_by(request, Some(via))
+    }
+
+    fn call_by<'c, 'a, C: Command<'a>>(
+        &'c self,
+        request: &C,
+        via: Option<Via>,
+    ) -> BoxFuture<'c, Result<C::Reply, Error>> {
         let spec = C::SPEC;
         let args = request.encode();
         let repeatable = !spec.is_write() || request.request_id().is_some();
         // Boxed, so that the future is `Send` whatever the request borrows from.
         Box::pin(async move {
-            let via = self.via(spec.keys, &args)?;
+            let via = match via {
+                Some(via) => via,
+                None => self.via(spec.keys, &args)?,
+            };
             let (command, own) = spec.names();
             let mut cmd = redis::cmd(command);
             if let Some(own) = own {
@@ -606,6 +632,40 @@ impl Client {
         }
     }
 
+    /// A way to each master.
+    pub(crate) async fn master_ways(&self) -> Result<Vec<Via>, Error> {
+        match &self.inner.link {
+            Link::One(_) => Ok(vec![Via::any()]),
+            Link::Many(_) => {
+                let masters = self.masters(redis::cmd("PING")).await?;
+                Ok(masters.into_iter().map(|(via, _)| via).collect())
+            }
+        }
+    }
+
+    /// A client of one node of the cluster; of the server, where there is one. What is asked for is tried once, and
+    /// may take so long beside the time of its answer.
+    pub(crate) fn of_node(&self, node: Option<&Address>, wait: Duration) -> Result<Client, Error> {
+        let mut config = self.inner.config.clone();
+        if let Some(node) = node {
+            config = config.at(&node.host, node.port);
+        }
+        config.attempts = 1;
+        config.response_timeout += wait;
+        config.deadline = config.response_timeout + config.connect_timeout;
+        Client::lazy(config)
+    }
+
+    /// What a node says of the cluster.
+    pub(crate) async fn cluster_nodes(&self) -> Result<Vec<Node>, Error> {
+        let mut cmd = redis::cmd("CLUSTER");
+        cmd.arg("NODES");
+        // Another one each time: one of them may be down.
+        let via = Slot::new(fastrand::u16(0..16_384)).map_or_else(Via::any, Via::Slot);
+        let said = text(self.send(&cmd, via, true).await?)?;
+        Ok(topology::parse(&said))
+    }
+
     async fn masters(&self, cmd: redis::Cmd) -> Result<Vec<(Via, redis::Value)>, Error> {
         let Link::Many(cluster) = &self.inner.link else {
             return Ok(vec![]);
@@ -659,13 +719,7 @@ impl Scan {
     /// As [`Client::call`].
     pub async fn next_page(&mut self) -> Result<Option<Vec<Vec<u8>>>, Error> {
         if self.left.is_none() {
-            self.left = Some(match &self.client.inner.link {
-                Link::One(_) => vec![Via::any()],
-                Link::Many(_) => {
-                    let masters = self.client.masters(redis::cmd("PING")).await?;
-                    masters.into_iter().map(|(via, _)| via).collect()
-                }
-            });
+            self.left = Some(self.client.master_ways().await?);
         }
         let Some(via) = self.left.as_ref().and_then(|left| left.last()).cloned() else {
             return Ok(None);

@@ -374,6 +374,27 @@ impl Config {
         self
     }
 
+    /// The same for one node of the cluster.
+    pub(crate) fn at(mut self, host: &str, port: u16) -> Config {
+        let node = self.nodes[0].clone();
+        let addr = match node.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure,
+                tls_params,
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        self.nodes = vec![node.set_addr(addr)];
+        self.cluster = false;
+        self
+    }
+
     /// The addresses as they may be shown.
     pub fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(|n| n.addr().to_string()).collect()

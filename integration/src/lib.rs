@@ -70,7 +70,9 @@
 //! | `MAOS.RENEW`, `MAOS.UNLOCK`, `MAOS.LOCKS` | [`renew`](Client::renew), [`unlock`](Client::unlock), [`locks`](Client::locks) |
 //! | `MAOS.PARTITION CREATE`, `ALTER`, `DROP`, `INFO` | [`partition`](Client::partition), [`allocate_memory_partition`](Client::allocate_memory_partition) |
 //! | `MAOS.PARTITION LIST`, `POOL` | [`partitions`](Client::partitions), [`pool`](Client::pool) |
+//! | `MAOS.WATCH`, on all masters | [`watch`](Client::watch), [`watch_from`](Client::watch_from), [`watch_from_snapshot`](Client::watch_from_snapshot) |
 //! | `MAOS.WATCH`, at one server | [`changes`](Client::changes) |
+//! | `MAOS.RANGE`, on all masters | [`list`](Client::list) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
@@ -83,11 +85,14 @@ mod error;
 mod guard;
 mod key;
 mod link;
+mod list;
 mod lock;
 mod merge;
 mod options;
 mod partition;
 mod patch;
+mod stream;
+mod topology;
 mod transaction;
 mod turns;
 mod update;
@@ -99,6 +104,7 @@ pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
 pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
+pub use list::{KeyState, ListedKey, Listing};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
 pub use maos_core::{Code, Refusal};
 pub use merge::{Conflict, How, MergeOptions, Merged, Strategy};
@@ -107,6 +113,7 @@ pub use partition::{
     OnFull, Partition, PartitionAudit, PartitionInfo, PartitionOptions, PartitionType, Pool,
 };
 pub use patch::{IncrementOptions, Incremented};
+pub use stream::{Checkpoint, Gap, GapCause, Subscription, WatchItem};
 pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
@@ -117,12 +124,13 @@ pub mod wire {
         PartitionCreate, PartitionDrop, PartitionHelp, PartitionInfo, PartitionList, PartitionPool,
         PartitionReply, PartitionsReply, PoolReply, Terms,
     };
+    pub use maos_core::wire::range::{Listed, ListedFull, Range, RangeReply};
     pub use maos_core::wire::state::*;
     pub use maos_core::wire::txn::{
         Action, Condition, Operation, Outcome as OperationOutcome, Test, Txn, TxnReply,
     };
     pub use maos_core::wire::update::*;
-    pub use maos_core::wire::watch::{EventReply, Kept, Mark, Watch, WatchReply};
+    pub use maos_core::wire::watch::{EventReply, Gap, Kept, Mark, Watch, WatchReply};
 }
 pub use value::{time_of, Current, ManyOutcome, Outcome, Revision, StateValue, Version};
 pub use watch::{Changes, Cursor, Event, KeyEvent, WatchOptions};

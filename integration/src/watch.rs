@@ -39,11 +39,11 @@ impl FromStr for Cursor {
 #[derive(Clone, Default, Debug)]
 pub struct WatchOptions {
     since: Option<Cursor>,
-    count: Option<u64>,
+    pub(crate) count: Option<u64>,
     wait: Option<Duration>,
-    types: Option<u16>,
-    values: bool,
-    not_by: Option<String>,
+    pub(crate) types: Option<u16>,
+    pub(crate) values: bool,
+    pub(crate) not_by: Option<String>,
 }
 
 impl WatchOptions {
@@ -126,7 +126,7 @@ fn text(name: &[u8]) -> String {
 }
 
 impl KeyEvent {
-    fn of(reply: EventReply<'_>) -> KeyEvent {
+    pub(crate) fn of(reply: EventReply<'_>) -> KeyEvent {
         let is_gone = reply.value == Some(Kept::Gone);
         KeyEvent {
             event: reply.event,

@@ -154,6 +154,17 @@ pub fn reign(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// MAOS.LEAVES key
+pub fn leaves(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    failpoint::hit("obey leaves");
+    feed::leaves(call.db(), call.args[0]);
+    // SAFETY: the context of this call.
+    unsafe { propagate::verbatim(call.ctx) };
+    call.reply_int(1);
+    Ok(())
+}
+
 /// MAOS.FAIL point times: in debug builds, the next hits of a failpoint panic; the reply is how many hits
 /// the one before has still been waiting for. Point `clock` moves the wall clock by so many milliseconds;
 /// `list` lists the points.

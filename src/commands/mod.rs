@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use maos_core::wire::partition::DEFINE;
 use maos_core::wire::spec::words;
 use maos_core::wire::state::{APPLY, LOAD, RESTORED};
-use maos_core::wire::watch::REIGN;
+use maos_core::wire::watch::{LEAVES, REIGN};
 use maos_core::wire::{requests as cmd, CommandSpec, Request};
 
 use crate::edge::api::raw;
@@ -70,6 +70,7 @@ const INTERNAL: &[(&CommandSpec, Handler)] = &[
     handler!(&RESTORED, internal::restored),
     handler!(&DEFINE, internal::define),
     handler!(&REIGN, internal::reign),
+    handler!(&LEAVES, internal::leaves),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

@@ -27,8 +27,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::Event;
+pub use crate::wire::watch::Gap;
 use crate::wire::watch::Mark;
-use crate::{Code, Refusal, Stamp, Who};
+use crate::{Stamp, Who};
 
 /// One event of the log.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -132,40 +133,6 @@ struct Reign {
 
 /// So many reigns are known; the oldest are forgotten first.
 const REIGNS_MAX: usize = 64;
-
-/// Why a cursor cannot go on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lost {
-    /// The log has let go what comes after it, and goes back to here.
-    Compacted(Mark),
-    /// What it has seen is not this node's past.
-    Diverged {
-        /// All that was seen up to here is; not known for a past of which this node has not heard.
-        kept: Option<Mark>,
-        /// The log goes on from here: there, or as far back as it reaches.
-        from: Mark,
-    },
-}
-
-impl Lost {
-    /// The refusal of a watch from this cursor.
-    pub fn refusal(self, cursor: Mark) -> Refusal {
-        match self {
-            Lost::Compacted(floor) => Refusal::new(
-                Code::Compacted,
-                format!("the change log reaches back to {floor}, not to {cursor}; read the keys again and go on from {floor}"),
-            ),
-            Lost::Diverged { kept, from } => {
-                let what = match kept {
-                    Some(kept) => format!("what was seen after {kept} and up to {cursor} was lost with a node that failed"),
-                    None => format!("{cursor} is of a past that this node does not know, and what was seen then may have been lost"),
-                };
-                let text = format!("{what}; read the keys again and go on from {from}");
-                Refusal::new(Code::Diverged, text)
-            }
-        }
-    }
-}
 
 /// The log of one node.
 #[derive(Clone, Default, Debug)]
@@ -412,14 +379,14 @@ impl Feed {
     /// The events after a cursor, oldest first.
     ///
     /// # Errors
-    /// [`Lost`] if they are not all here.
-    pub fn since(&self, cursor: Mark) -> Result<impl Iterator<Item = Told<'_>>, Lost> {
+    /// [`Gap`] if they are not all here.
+    pub fn since(&self, cursor: Mark) -> Result<impl Iterator<Item = Told<'_>>, Gap> {
         let at = cursor.at;
         let diverged = |kept: Option<Stamp>| {
             let from = kept.map_or(self.floor, |at| at.max(self.floor));
             let kept = kept.map(|at| self.mark(at));
             let from = self.mark(from);
-            Err(Lost::Diverged { kept, from })
+            Err(Gap::Diverged { kept, from })
         };
         let mut reigns = self.reigns.iter();
         let reign = match cursor.reign {
@@ -434,7 +401,7 @@ impl Feed {
             return diverged(Some(end));
         }
         if at < self.floor {
-            return Err(Lost::Compacted(self.mark(self.floor)));
+            return Err(Gap::Compacted(self.mark(self.floor)));
         }
         if at < reign.from {
             return diverged(None);

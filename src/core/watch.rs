@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::config::EVENTS_LOOKED_AT;
 use crate::event::Event;
-use crate::feed::{Feed, Lost, Told};
+use crate::feed::{Feed, Gap, Told};
 use crate::glob::{are_apart, Glob};
 use crate::record::Record;
 use crate::wire::watch::{EventReply, Kept, Mark, Watch, WatchReply};
@@ -55,7 +55,7 @@ impl Watch<'_> {
         from: Mark,
         db: i32,
         mut may_read: impl FnMut(&[u8]) -> bool,
-    ) -> Result<Found, Lost> {
+    ) -> Result<Found, Gap> {
         let mut found = Found {
             cursor: from,
             events: vec![],

@@ -21,6 +21,7 @@ pub const POINTS: &[&str] = &[
     "obey load",
     "obey restored",
     "obey reign",
+    "obey leaves",
     // The data type.
     "save",
     "load",

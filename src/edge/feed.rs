@@ -8,7 +8,7 @@
 //! command, transaction or script that caused it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
@@ -85,6 +85,19 @@ static MISSED: AtomicBool = AtomicBool::new(false);
 /// The address of the record that was unlinked last; 0: that is of no use any more.
 static UNLINKED: AtomicUsize = AtomicUsize::new(0);
 
+/// A key and its database.
+type Place = (i32, Box<[u8]>);
+
+struct Leaving(RefCell<VecDeque<Place>>);
+
+// SAFETY: as for the log.
+unsafe impl Sync for Leaving {}
+
+/// The keys of which the node that makes the changes has said that they go on elsewhere, in the order in which they are
+/// removed.
+static LEAVES: Leaving = Leaving(RefCell::new(VecDeque::new()));
+const LEAVING_MAX: usize = 100_000;
+
 /// The database that a record was copied to last.
 static COPIED_TO: AtomicI32 = AtomicI32::new(NOWHERE);
 const NOWHERE: i32 = -1;
@@ -141,6 +154,22 @@ pub fn set_max_bytes(bytes: usize) {
         true => announce(),
         false => arm_if_due(),
     }
+}
+
+/// A key that is removed next goes on elsewhere.
+pub fn leaves(db: i32, key: &[u8]) {
+    let mut leaving = LEAVES.0.borrow_mut();
+    // They are removed right after: so many in between are not what they are taken for.
+    if leaving.len() >= LEAVING_MAX {
+        leaving.clear();
+    }
+    leaving.push_back((db, key.into()));
+}
+
+fn leaves_as_told(db: i32, key: &[u8]) -> bool {
+    let mut leaving = LEAVES.0.borrow_mut();
+    let at = leaving.iter().position(|it| it.0 == db && *it.1 == *key);
+    at.and_then(|at| leaving.remove(at)).is_some()
 }
 
 /// Asks the server to say what happens to keys without a command of ours.
@@ -257,11 +286,13 @@ fn obeys() -> bool {
 pub fn unlinked(record: &Record, db: i32, key: &[u8]) {
     UNLINKED.store(ptr::from_ref(record).addr(), Relaxed);
     let Some(live) = record.live() else { return };
-    let unsure = obeys();
-    let event = match !unsure && is_leaving(db, key) {
-        true => Event::Left,
-        false => Event::Deleted,
-    };
+    let is_told = leaves_as_told(db, key);
+    let unsure = !is_told && obeys();
+    let leaves = is_told || (!unsure && is_leaving(db, key));
+    if leaves && !is_told && propagate::may_tell() {
+        propagate::leaves(context(db), key);
+    }
+    let event = if leaves { Event::Left } else { Event::Deleted };
     gone(event, db, key, live.stamp(), unsure);
     arm_if_due();
 }

@@ -181,35 +181,33 @@ pub fn dropped(ctx: *mut raw::RedisModuleCtx, name: &[u8]) {
 
 /// Replicates that a key is not there. `ctx` is the module's own.
 pub fn unlink(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
-    if !listeners::any() {
-        return;
-    }
-    // SAFETY: the format says what follows: bytes with their length.
-    unsafe {
-        api!(RedisModule_Replicate)(
-            ctx,
-            c"UNLINK".as_ptr(),
-            c"b".as_ptr(),
-            key.as_ptr().cast::<c_char>(),
-            key.len(),
-        );
-    }
+    tell(ctx, c"UNLINK", key);
 }
 
 /// Replicates where the change log is, and in which reign. `ctx` is the module's own.
 pub fn reign(ctx: *mut raw::RedisModuleCtx, at: Mark) {
+    tell(ctx, c"MAOS.REIGN", at.to_string().as_bytes());
+}
+
+/// Replicates that a key which is removed now goes on elsewhere; it goes ahead of its removal. `ctx` is the module's
+/// own.
+pub fn leaves(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
+    tell(ctx, c"MAOS.LEAVES", key);
+}
+
+/// Replicates a command of one word.
+fn tell(ctx: *mut raw::RedisModuleCtx, command: &CStr, word: &[u8]) {
     if !listeners::any() {
         return;
     }
-    let at = at.to_string();
     // SAFETY: the format says what follows: bytes with their length.
     unsafe {
         api!(RedisModule_Replicate)(
             ctx,
-            c"MAOS.REIGN".as_ptr(),
+            command.as_ptr(),
             c"b".as_ptr(),
-            at.as_ptr().cast::<c_char>(),
-            at.len(),
+            word.as_ptr().cast::<c_char>(),
+            word.len(),
         );
     }
 }

@@ -14,6 +14,7 @@ mod proxy;
 mod tls;
 mod tool;
 mod updates;
+mod watching;
 
 use harness::Server;
 use maos_client::{Client, Config};

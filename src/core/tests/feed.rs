@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use maos_core::audience::Audience;
 use maos_core::event::Event;
-use maos_core::feed::{Feed, Lost, Tell};
+use maos_core::feed::{Feed, Gap, Tell};
 use maos_core::glob::Glob;
 use maos_core::wire::watch::Mark;
 use maos_core::{Stamp, Who};
@@ -28,7 +28,7 @@ fn mark(at: u64, reign: u64) -> Mark {
     Mark { at, reign }
 }
 
-fn positions(feed: &Feed, since: Mark) -> Result<Vec<u64>, Lost> {
+fn positions(feed: &Feed, since: Mark) -> Result<Vec<u64>, Gap> {
     Ok(feed.since(since)?.map(|t| t.position.0).collect())
 }
 
@@ -60,11 +60,11 @@ fn every_cursor_has_its_answer() {
         assert_eq!(positions(&feed, cursor), Ok(rest.to_vec()), "{cursor}");
     }
     let floor = mark(99, 99);
-    let parted = |at: Mark| Lost::Diverged {
+    let parted = |at: Mark| Gap::Diverged {
         kept: Some(at),
         from: at,
     };
-    let unknown = Lost::Diverged {
+    let unknown = Gap::Diverged {
         kept: None,
         from: floor,
     };
@@ -74,13 +74,13 @@ fn every_cursor_has_its_answer() {
         (mark(311, 99), parted(mark(207, 99))),
         (mark(50, 7), unknown),
         (mark(305, 7), unknown),
-        (mark(50, 99), Lost::Compacted(floor)),
+        (mark(50, 99), Gap::Compacted(floor)),
         (mark(250, 300), unknown),
         (mark(312, 300), parted(mark(311, 300))),
         (mark(250, 0), parted(mark(207, 99))),
         (mark(312, 0), parted(mark(311, 300))),
-        (mark(50, 0), Lost::Compacted(floor)),
-        (mark(0, 0), Lost::Compacted(floor)),
+        (mark(50, 0), Gap::Compacted(floor)),
+        (mark(0, 0), Gap::Compacted(floor)),
     ] {
         assert_eq!(positions(&feed, cursor), Err(lost), "{cursor}");
     }
@@ -100,12 +100,12 @@ fn a_log_that_begins_in_the_midst_is_told_where_it_is() {
     assert_eq!(positions(&feed, mark(104, 99)), Ok(vec![105, 107]));
     assert_eq!(
         positions(&feed, mark(103, 99)),
-        Err(Lost::Compacted(mark(104, 99)))
+        Err(Gap::Compacted(mark(104, 99)))
     );
     feed.follow(mark(200, 200));
     assert_eq!(
         positions(&feed, mark(108, 99)),
-        Err(Lost::Diverged {
+        Err(Gap::Diverged {
             kept: Some(mark(107, 99)),
             from: mark(107, 99)
         })
@@ -161,7 +161,7 @@ fn a_log_that_is_off_holds_nothing_and_begins_anew() {
     feed.append(tell(Some(7), b"k", &who));
     assert_eq!(
         positions(&feed, mark(5, 0)),
-        Err(Lost::Compacted(mark(6, 0)))
+        Err(Gap::Compacted(mark(6, 0)))
     );
     assert_eq!(positions(&feed, mark(6, 0)), Ok(vec![7]));
 }
@@ -271,11 +271,11 @@ proptest! {
                     prop_assert_eq!(&told[..], &history[seen..], "from {}", cursor);
                 }
                 (Ok(_), None) => prop_assert!(false, "{} was lost", cursor),
-                (Err(Lost::Compacted(floor)), seen) => {
+                (Err(Gap::Compacted(floor)), seen) => {
                     prop_assert!(seen.is_some(), "{} was lost, not let go", cursor);
                     prop_assert!(cursor.at < floor.at && feed.since(floor).is_ok());
                 }
-                (Err(Lost::Diverged { kept, from }), seen) => {
+                (Err(Gap::Diverged { kept, from }), seen) => {
                     prop_assert!(seen.is_none(), "{} was not lost", cursor);
                     // From there on nothing is left out that it has not seen.
                     let rest = feed.since(from).map(|told| told.count());

@@ -48,6 +48,62 @@ impl fmt::Display for Mark {
     }
 }
 
+/// Why a cursor cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gap {
+    /// The log has let go what comes after it, and goes back to here.
+    Compacted(Mark),
+    /// What it has seen is not this node's past.
+    Diverged {
+        /// All that was seen up to here is; not known for a past of which this node has not heard.
+        kept: Option<Mark>,
+        /// The log goes on from here: there, or as far back as it reaches.
+        from: Mark,
+    },
+}
+
+impl Gap {
+    /// The refusal of a watch from this cursor.
+    pub fn refusal(self, cursor: Mark) -> Refusal {
+        match self {
+            Gap::Compacted(floor) => Refusal::new(
+                Code::Compacted,
+                format!("the change log reaches back to {floor}, not to {cursor}; read the keys again and {GO_ON}{floor}"),
+            ),
+            Gap::Diverged { kept, from } => {
+                let what = match kept {
+                    Some(kept) => format!("{KEPT}{kept} and up to {cursor} was lost with a node that failed"),
+                    None => format!("{cursor} is of a past that this node does not know, and what was seen then may have been lost"),
+                };
+                let text = format!("{what}; read the keys again and {GO_ON}{from}");
+                Refusal::new(Code::Diverged, text)
+            }
+        }
+    }
+
+    /// What a refusal of MAOS.WATCH says, if it is one of these.
+    pub fn of(refusal: &Refusal) -> Option<Gap> {
+        let text = &*refusal.text;
+        let (_, from) = text.rsplit_once(GO_ON)?;
+        let from = Mark::parse(from.as_bytes())?;
+        match refusal.code {
+            Code::Compacted => Some(Gap::Compacted(from)),
+            Code::Diverged => {
+                let kept = text
+                    .strip_prefix(KEPT)
+                    .and_then(|rest| rest.split(' ').next());
+                let kept = kept.and_then(|kept| Mark::parse(kept.as_bytes()));
+                Some(Gap::Diverged { kept, from })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Before the cursor from which one can go on, and that up to which all is certain.
+const GO_ON: &str = "go on from ";
+const KEPT: &str = "what was seen after ";
+
 /// MAOS.WATCH
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watch<'a> {
@@ -271,6 +327,15 @@ pub const REIGN: CommandSpec = CommandSpec {
     refusals: &[],
     examples: "",
     internal: true,
+};
+
+/// MAOS.LEAVES key: sent by masters and written to the AOF.
+pub const LEAVES: CommandSpec = CommandSpec {
+    name: "MAOS.LEAVES",
+    summary:
+        "Says that a key which is removed next goes on elsewhere; for replicas and the AOF only",
+    args: &[Arg::new("key", ArgKind::KeyLike)],
+    ..REIGN
 };
 
 /// The reply of MAOS.WATCH.

@@ -1162,3 +1162,52 @@ fn what_comes_to_another_database_is_told_there() {
         ]
     );
 }
+
+/// A key that goes with its slot is not deleted, and comes whole; replicas know that too.
+#[test]
+fn a_key_that_goes_with_its_slot_leaves_and_comes() {
+    let cluster = Cluster::start(3, 1);
+    let from = cluster.node_for("{o}k");
+    let to = cluster.another(from);
+    let [left, came] = [from, to].map(|master| [master, cluster.replica_now(master)]);
+    let start = |nodes: [&Server; 2]| now(&mut nodes[0].conn());
+    let (since_left, since_came) = (start(left), start(came));
+    let conn = &mut from.conn();
+    for line in [
+        "MAOS.SET {o}k 1",
+        "MAOS.SET {o}l 1",
+        "MAOS.SET {o}gone 1",
+        "DEL {o}gone",
+    ] {
+        assert!(!conn.run(line).is_err());
+    }
+    wait_synced(left[0], left[1]);
+    wait_synced(came[0], came[1]);
+    cluster.move_slot(slot_of(b"{o}"), to);
+    to.conn().run("MAOS.SET {o}k 2").int();
+    wait_synced(left[0], left[1]);
+    wait_synced(came[0], came[1]);
+    let events = |node: &Server, since: &str| {
+        let conn = &mut node.conn();
+        conn.run("READONLY");
+        let mut events = words(&conn.run(&format!("MAOS.WATCH * SINCE {since}")));
+        // They leave in any order.
+        events.sort();
+        events
+    };
+    for node in left {
+        let told = [
+            "created {o}gone",
+            "created {o}k",
+            "created {o}l",
+            "deleted {o}gone",
+            "left {o}k",
+            "left {o}l",
+        ];
+        assert_eq!(events(node, &since_left), told);
+    }
+    for node in came {
+        let told = ["restored {o}k", "restored {o}l", "updated {o}k"];
+        assert_eq!(events(node, &since_came), told);
+    }
+}
