@@ -363,6 +363,7 @@ unsafe extern "C" fn notified(
         arm_if_due();
     });
     if seen.is_none() {
+        guard::run(index::unseen);
         unseen();
     }
     raw::REDISMODULE_OK as c_int

@@ -287,8 +287,9 @@ pub fn lack() {
     });
 }
 
-/// Keys may have gone without being seen.
+/// Keys may have come and gone without being seen.
 pub fn unseen() {
+    lack();
     with(|i| i.untidy = true);
 }
 

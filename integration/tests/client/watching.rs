@@ -216,8 +216,9 @@ async fn hear_to_the_end(
     }
 }
 
-fn long_history() -> [(&'static str, &'static str); 2] {
+fn long_history() -> [(&'static str, &'static str); 3] {
     [
+        ("maos.changes-max-bytes", "256mb"),
         ("maos.history-max-versions", "100000"),
         ("maos.history-max-bytes", "1gb"),
     ]

@@ -150,7 +150,8 @@ const PASS: &[&str] = &["tick", "policy", "listeners", "look", "trim"];
 const WAITED: &[&str] = &["wake"];
 const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
-const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign"];
+const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign", "obey leaves"];
+const LISTED: &[&str] = &["range"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -174,7 +175,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -525,6 +526,65 @@ fn a_panic_over_a_watch_leaves_nobody_waiting_and_nothing_untold() {
     let event = &reply.array()[1].array()[0];
     assert_eq!(event.field("version").int(), version);
     bed.same("tell");
+}
+
+/// A replica that has not heard why a key goes takes its log for no whole one.
+#[test]
+fn a_panic_over_a_key_that_leaves_parts_the_log_of_the_replica() {
+    let cluster = Cluster::start(3, 1);
+    let from = cluster.node_for("{o}k");
+    let there = &mut cluster.replica_now(from).conn();
+    if !has_failpoints(there) {
+        return println!("skipped: this build has no failpoints");
+    }
+    from.conn().run("MAOS.SET {o}k 1").int();
+    let cursor = from.conn().run("MAOS.WATCH none");
+    wait_synced(from, cluster.replica_now(from));
+    let line = format!("MAOS.WATCH * SINCE {}", cursor.array()[0].text());
+    assert!(!there.run(&line).is_err());
+    arm(there, "obey leaves");
+    cluster.move_slot(slot_of(b"{o}"), cluster.another(from));
+    eventually(PATIENCE, "it is told", || there.run(&line).is_err());
+    assert_eq!((there.run(&line).code(), left(there)), ("DIVERGED", 0));
+}
+
+/// A listing lacks nothing, whatever was not seen.
+#[test]
+fn a_panic_over_a_listing_hides_no_key() {
+    let Some(mut bed) = Bed::new(&[]) else { return };
+    bed.hurt("range", |conn| {
+        let line = "MAOS.RANGE told";
+        is_a_fault(&conn.run(line), line);
+    });
+    let listed = |conn: &mut Conn| {
+        let mut reply = conn.run("MAOS.RANGE l:");
+        eventually(PATIENCE, "the index is whole", || {
+            let busy = reply.is_err() && reply.code() == "BUSY";
+            if busy {
+                reply = conn.run("MAOS.RANGE l:");
+            }
+            !busy
+        });
+        reply.array()[1].to_string()
+    };
+    let mut conn = bed.master.conn();
+    for (point, line, left_over) in [
+        ("unlink", "DEL l:1", "[]"),
+        ("notified", "RENAME l:1 l:2", "[\"l:2\"]"),
+        ("event", "SWAPDB 0 1", "[\"l:0\"]"),
+    ] {
+        for other in ["SELECT 1", "MAOS.SET l:0 v", "SELECT 0", "MAOS.SET l:1 v"] {
+            conn.run(other);
+        }
+        bed.arm(point);
+        conn.run(line);
+        if point != "notified" {
+            assert_eq!(left(&mut conn), 0, "{point}");
+        }
+        left(&mut conn);
+        assert_eq!(listed(&mut conn), left_over, "{point}");
+        conn.run("DEL l:0 l:1 l:2");
+    }
 }
 
 /// What was not seen is not hidden: the log begins anew, and no cursor from before is good.
