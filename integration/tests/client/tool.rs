@@ -791,3 +791,130 @@ fn top_goes_on_until_it_is_interrupted() {
     let _ = looks.last();
     assert_eq!(top.wait().unwrap().code(), Some(0));
 }
+
+/// The tool while it watches, and what it writes.
+fn watching(url: &str, args: &[&str]) -> (std::process::Child, impl FnMut() -> String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .args(["--url", url, "--utc"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, move || lines.next().expect("a line").unwrap())
+}
+
+#[test]
+fn what_is_there_is_listed_and_what_happens_is_shown() {
+    let server = Server::start();
+    let (url, conn) = (&server.url(), &mut server.conn());
+    for n in [3, 1, 2] {
+        conn.run(&format!("MAOS.SET app:{n} v{n} BY planner")).int();
+    }
+    let since = conn.run("MAOS.SET other 1").int();
+    assert_eq!(expect(url, 0, &["ls"]).0, "app:1\napp:2\napp:3\nother\n");
+    assert_eq!(
+        expect(url, 0, &["ls", "app:", "-n", "2"]).0,
+        "app:1\napp:2\n"
+    );
+    let gone = conn.run("MAOS.DEL app:2 BY cleaner").int();
+    let (long, _) = expect(url, 0, &["ls", "app:", "--long"]);
+    let lines: Vec<&str> = long.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].contains("2 bytes  planner  app:1"), "{long}");
+    let (changed, _) = expect(url, 0, &["ls", "app:", "--since", &since.to_string()]);
+    assert!(changed.starts_with(&gone.to_string()), "{changed}");
+    assert!(changed.ends_with("deleted  cleaner  app:2\n"), "{changed}");
+    let (lines, _) = expect(url, 0, &["--json", "ls", "app:", "--since", "1h ago"]);
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(
+        (&lines[0]["value"], &lines[1]["deleted"]),
+        (&"v1".into(), &true.into())
+    );
+    expect(url, 2, &["ls", "app:", "--since", "whenever"]);
+
+    let place = server.dir().join("place");
+    let place = place.to_str().unwrap();
+    let args = [
+        "--json",
+        "watch",
+        "app:*",
+        "--values",
+        "-n",
+        "3",
+        "--checkpoint",
+        place,
+    ];
+    let (mut tool, mut next) = watching(url, &args);
+    eventually(PATIENCE, "it watches", || {
+        conn.info("maos")["maos_watchers"] == "1"
+    });
+    conn.run("MAOS.SET app:1 '{\"n\":1}' BY me").int();
+    conn.run("MAOS.SET other 2").int();
+    conn.run("DEL app:3").int();
+    conn.run("FLUSHALL").ok();
+    let told: Vec<Value> = (0..3)
+        .map(|_| serde_json::from_str(&next()).unwrap())
+        .collect();
+    assert_eq!(
+        (&told[0]["type"], &told[0]["key"]),
+        (&"updated".into(), &"app:1".into())
+    );
+    assert_eq!(
+        (&told[0]["value"]["n"], &told[0]["agent"]),
+        (&1.into(), &"me".into())
+    );
+    assert_eq!(
+        (&told[1]["type"], &told[1]["previous"].is_u64()),
+        (&"deleted".into(), &true)
+    );
+    assert_eq!(
+        (&told[2]["type"], &told[2]["key"]),
+        (&"flushed".into(), &Value::Null)
+    );
+    assert_eq!(tool.wait().unwrap().code(), Some(0));
+    // It goes on where it was, with what happened meanwhile.
+    conn.run("MAOS.SET app:4 v BY other").int();
+    conn.run("MAOS.SET app:5 v BY me").int();
+    let args = [
+        "watch",
+        "app:*",
+        "-n",
+        "1",
+        "--not-by",
+        "other",
+        "--types",
+        "created",
+        "--checkpoint",
+        place,
+    ];
+    let (out, _) = expect(url, 0, &args);
+    assert!(
+        out.contains("created     app:5") && out.trim_end().ends_with("me"),
+        "{out}"
+    );
+    // The present state first; the end of it goes to people.
+    let (out, err) = expect(url, 0, &["watch", "app:", "--snapshot", "-n", "3"]);
+    assert!(
+        out.lines().count() == 2 && err.contains("what happens"),
+        "{out}{err}"
+    );
+    let (_, err) = expect(url, 4, &["watch", "app:["]);
+    assert!(err.contains("without its ]"), "{err}");
+    expect(url, 2, &["watch", "a", "b", "--snapshot"]);
+    expect(url, 2, &["watch", "a", "--types", "nonsense"]);
+    fs::write(place, "nonsense").unwrap();
+    let (_, err) = expect(url, 2, &["watch", "a", "--checkpoint", place]);
+    assert!(err.contains("place"), "{err}");
+    // What the log has let go is said, also to programs.
+    fs::write(place, "server=5").unwrap();
+    let args = ["--json", "watch", "app:*", "-n", "1", "--checkpoint", place];
+    let gap: Value = serde_json::from_str(&expect(url, 0, &args).0).unwrap();
+    assert_eq!(
+        (&gap["type"], &gap["cause"]),
+        (&"gap".into(), &"compacted".into())
+    );
+}

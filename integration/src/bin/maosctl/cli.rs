@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
-use maos_client::{OnFull, PartitionType, Past, Strategy, Version, Which};
+use maos_client::{Event, OnFull, PartitionType, Past, Strategy, Version, Which};
 
 const AFTER: &str = "\
 Exit codes:
@@ -45,6 +45,9 @@ Examples:
   maosctl run --lock shop:nightly --wait 10m -- ./rebuild.sh
   maosctl partition create partition:shop --bytes 10mb --prefix shop: --history 20
   maosctl partition top
+  maosctl ls shop: --long
+  maosctl watch 'shop:*' --values
+  maosctl --json watch 'shop:*' --checkpoint shop.place >> shop.changes.ndjson
   maosctl export shop: > shop.ndjson
   maosctl import shop.ndjson
 ";
@@ -200,6 +203,48 @@ pub enum Command {
         write: WriteArgs,
         #[command(flatten)]
         condition: ConditionArgs,
+    },
+    /// List the keys with a prefix, in order
+    Ls {
+        /// What they begin with
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Versions, times, sizes and writers too
+        #[arg(long, short)]
+        long: bool,
+        /// Only what has changed since, and what was deleted: a version, or a time like '5m ago'
+        #[arg(long, value_name = "VERSION|TIME", value_parser = crate::watch::since)]
+        since: Option<Version>,
+        /// At most so many
+        #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
+    /// Show what happens to keys, as it happens; until Ctrl-C
+    ///
+    /// Nothing is missed that is not told: what could not be followed is a line that begins with `gap`, on standard
+    /// error, or with --json an object of type gap among the others.
+    Watch {
+        /// Keys that fit one of these: * any text, ? any byte, [a-z] one of these, \ takes the next as it is
+        #[arg(required = true)]
+        pattern: Vec<String>,
+        /// Only events of these types, separated by commas
+        #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = event)]
+        types: Vec<Event>,
+        /// Without what this agent has written
+        #[arg(long, value_name = "AGENT")]
+        not_by: Option<String>,
+        /// With the values
+        #[arg(long)]
+        values: bool,
+        /// First show what is there: the pattern is then a prefix, as it is
+        #[arg(long)]
+        snapshot: bool,
+        /// Go on from the place in this file, if there is one, and write down there how far it has come
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// End after so many
+        #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
     },
     /// List the versions of a key
     History {
@@ -523,6 +568,13 @@ impl ConditionArgs {
     }
 }
 
+fn event(text: &str) -> Result<Event, String> {
+    Event::from_word(text.as_bytes()).ok_or_else(|| {
+        let words: Vec<_> = Event::ALL.iter().map(|event| event.word()).collect();
+        format!("it is one of {}", words.join(", "))
+    })
+}
+
 fn which(text: &str) -> Result<Which, String> {
     if let Some(back) = text.strip_prefix('-') {
         return match back.parse::<u32>() {
@@ -638,7 +690,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time such as 90s, 15m, 12h, 7d or 500ms".to_owned())
 }
 
-fn time(text: &str) -> Result<SystemTime, String> {
+pub fn time(text: &str) -> Result<SystemTime, String> {
     if let Ok(ms) = text.parse::<u64>() {
         return Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
     }

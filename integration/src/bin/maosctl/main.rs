@@ -7,6 +7,7 @@ mod partition;
 mod show;
 mod transfer;
 mod txn;
+mod watch;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -369,6 +370,36 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
         } => {
             let count = transfer::import(Some(&client), &file, partition.as_deref()).await?;
             tell(show, "written", count)?;
+        }
+        Command::Ls {
+            prefix,
+            long,
+            since,
+            count,
+        } => watch::list(&client, show, &prefix, long, since, count).await?,
+        Command::Watch {
+            pattern,
+            types,
+            not_by,
+            values,
+            snapshot,
+            checkpoint,
+            count,
+        } => {
+            if snapshot && pattern.len() > 1 {
+                let text = "--snapshot takes one prefix";
+                return Err(Failure::Input(text.to_owned()));
+            }
+            let asked = watch::Watching {
+                patterns: &pattern,
+                types: &types,
+                not_by,
+                values,
+                snapshot,
+                checkpoint,
+                count,
+            };
+            watch::watch(&client, show, asked).await?;
         }
         Command::Export { prefix, output } => {
             let count = transfer::export(&client, &prefix, &output).await?;

@@ -295,7 +295,7 @@ impl Show {
     }
 }
 
-fn value_field(value: &[u8]) -> (&'static str, String) {
+pub fn value_field(value: &[u8]) -> (&'static str, String) {
     match text_or_base64(value) {
         (Some(text), _) => {
             let raw = json_of(&text);
@@ -308,7 +308,7 @@ fn value_field(value: &[u8]) -> (&'static str, String) {
     }
 }
 
-fn print_fields(out: &mut impl Write, fields: &[(&str, String)]) -> io::Result<()> {
+pub fn print_fields(out: &mut impl Write, fields: &[(&str, String)]) -> io::Result<()> {
     writeln!(out, "{}", object(fields))
 }
 
@@ -318,14 +318,14 @@ fn object(fields: &[(&str, String)]) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn optional(text: Option<&str>) -> String {
+pub fn optional(text: Option<&str>) -> String {
     text.map_or_else(null, quoted)
 }
 
-fn null() -> String {
+pub fn null() -> String {
     "null".to_owned()
 }
