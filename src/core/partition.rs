@@ -1196,7 +1196,7 @@ impl Definition {
         what: &'static str,
         terms: &Terms<'_>,
         env: &Env<'_>,
-    ) -> Result<(Definition, Expiry), Refusal> {
+    ) -> Result<(Arc<Definition>, Expiry), Refusal> {
         let bad = |text: &str| Refusal::new(Code::Err, format!("{what}: {text}"));
         let (was, mut made) = (self.class, self);
         made.stamp = env.stamp.max(Stamp(made.stamp.0 + 1));
@@ -1257,7 +1257,7 @@ impl Definition {
         made.history = terms.history.unwrap_or(made.history);
         made.max_age_ms = terms.max_age_ms.unwrap_or(made.max_age_ms);
         made.max_value = terms.max_value.unwrap_or(made.max_value);
-        Ok((made, expiry))
+        Ok((Arc::new(made), expiry))
     }
 
     /// Whether the pool has room for it, and no other partition has a prefix of it.
@@ -1332,7 +1332,7 @@ impl<'a> DefineCommand<'a> for PartitionCreate<'a> {
         let blank = Definition::blank(Stamp(env.stamp.0 - 1));
         let (made, expiry) = blank.amended("MAOS.PARTITION CREATE", &self.terms, env)?;
         made.check(self.name, 0, env)?;
-        Ok(Fate::Defined(Arc::new(made), expiry))
+        Ok(Fate::Defined(made, expiry))
     }
 
     fn done(&self, fate: &Fate) -> DefinedReply {
@@ -1378,7 +1378,7 @@ impl<'a> DefineCommand<'a> for PartitionAlter<'a> {
             );
             return Err(Refusal::new(Code::Quota, text));
         }
-        Ok(Fate::Defined(Arc::new(made), expiry))
+        Ok(Fate::Defined(made, expiry))
     }
 
     fn done(&self, fate: &Fate) -> DefinedReply {

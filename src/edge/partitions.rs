@@ -117,9 +117,14 @@ impl Partitions {
         CHANGED.store(true, Relaxed);
     }
 
-    /// No key here defines this partition any more; the stamp of what it was.
-    fn ended(&mut self, name: &[u8]) -> Option<(Stamp, Class)> {
-        let (name, Local { definition, .. }) = self.local.remove_entry(name)?;
+    /// No key here defines this partition any more, if what defined it `is` what is meant; the stamp of what it was.
+    fn ended(&mut self, name: &[u8], is: impl Fn(&Definition) -> bool) -> Option<(Stamp, Class)> {
+        let (name, local) = self.local.remove_entry(name)?;
+        if !is(&local.definition) {
+            self.local.insert(name, local);
+            return None;
+        }
+        let definition = local.definition;
         let was = (definition.stamp, definition.class);
         // In a cluster it may only have gone to another node: that is found out before anything is done.
         let dropped = match (bus::is_needed(), definition.class) {
@@ -258,13 +263,7 @@ pub fn knows(name: &[u8], definition: &Definition) -> bool {
 
 /// A key holds this definition no longer.
 pub fn unlinked(name: &[u8], definition: &Definition) {
-    let gone = with(|p| {
-        let local = p.local.get(name)?;
-        if !std::ptr::eq(&*local.definition, definition) {
-            return None;
-        }
-        p.ended(name)
-    });
+    let gone = with(|p| p.ended(name, |d| std::ptr::eq(d, definition)));
     if gone.is_some() {
         bus::changed(name, gone);
         arm();
@@ -762,7 +761,7 @@ fn lapse() {
         let gone = p.local.iter().filter(|(_, l)| !l.is_alive());
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
         gone.into_iter()
-            .filter_map(|name| Some((p.ended(&name)?, name)))
+            .filter_map(|name| Some((p.ended(&name, |_| true)?, name)))
             .collect()
     });
     for (stamp, name) in gone {
