@@ -49,11 +49,12 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
                 Expiry::Clear => 0,
                 Expiry::At(ms) => ms,
             };
+            let made_at = made.stamp;
             guard::applying(|| {
-                key.put(made.clone());
+                key.put(made);
                 key.expire(expires_ms);
                 let node = &mut *node();
-                node.committed(made.stamp, stamp, now_us);
+                node.committed(made_at, stamp, now_us);
                 // One that is new ends never, as far as is known.
                 if !is_new || expires_ms > 0 {
                     let place = node.shares.find(name).unwrap_or_default();
@@ -61,7 +62,9 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
                         entry.ends_ms = expires_ms;
                     }
                 }
-                propagate::define(call.ctx, name, &made, expires_ms);
+                if let Some(made) = key.definition() {
+                    propagate::define(call.ctx, name, made, expires_ms);
+                }
             });
         }
         Fate::Dropped(_) => {
@@ -74,10 +77,11 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
             if partitions::is_condemned(name) {
                 partitions::sweep_one(name, |done| done < partitions::AT_ONCE);
             }
+            // The directory says so from now on.
+            drop(node());
         }
     }
     // Which of its keys are where is known from now on, if they are few.
-    drop(node());
     background::look_now(call.ctx);
     call.reply(&reply);
     Ok(())

@@ -161,7 +161,7 @@ impl Model {
         let Some(gone) = self.defined.remove(name) else {
             return false;
         };
-        let place = self.directory.define(&name.into(), None);
+        let place = self.directory.define(name.into(), None);
         if gone.definition.class == crate::wire::partition::Class::Temporary {
             let keys = self.keys.iter();
             let leave = keys.filter(|(_, held)| held.record.member().place() == place);
@@ -366,7 +366,7 @@ impl Model {
                     Expiry::At(ms) => Some(ms),
                 };
                 self.clock.made(made.stamp, self.now_us, || self.steady_us);
-                let place = self.directory.define(&name.into(), Some(made.clone()));
+                let place = self.directory.define(name.into(), Some(made.clone()));
                 if let Some(entry) = self.directory.get_mut(place) {
                     entry.ends_ms = expires_ms.unwrap_or(0);
                 }

@@ -234,8 +234,17 @@ impl Conflict {
 }
 
 impl Definition {
-    /// The limits of its keys, where the server's are these.
-    fn limits(&self, server: &Limits) -> Limits {
+    /// The limits of its keys, where the server's are these; `None`: the same.
+    fn limits(&self, server: &Limits) -> Option<Box<Limits>> {
+        if (
+            self.history,
+            self.max_age_ms,
+            self.max_value,
+            self.key_ttl_ms,
+        ) == (0, 0, 0, 0)
+        {
+            return None;
+        }
         let size = |n: u64, most: usize| match n {
             0 => most,
             n => usize::try_from(n).unwrap_or(usize::MAX).min(most),
@@ -244,7 +253,7 @@ impl Definition {
             0 => server.history_versions,
             n => usize::try_from(n).unwrap_or(usize::MAX),
         };
-        Limits {
+        Some(Box::new(Limits {
             history_versions: versions,
             history_age_us: match self.max_age_ms {
                 0 => server.history_age_us,
@@ -253,7 +262,7 @@ impl Definition {
             value_max: size(self.max_value, server.value_max),
             key_ttl_ms: self.key_ttl_ms,
             ..server.clone()
-        }
+        }))
     }
 }
 
@@ -289,7 +298,14 @@ pub struct Entry {
     pub evicted: Cell<u64>,
     /// When it expires, in milliseconds of unix time, as far as that is known; 0: it does not.
     pub ends_ms: u64,
-    limits: Limits,
+    /// Those of its keys, where they are not the server's.
+    limits: Option<Box<Limits>>,
+}
+
+impl Entry {
+    fn limits<'l>(&'l self, server: &'l Limits) -> &'l Limits {
+        self.limits.as_deref().unwrap_or(server)
+    }
 }
 
 struct Prefix {
@@ -314,7 +330,7 @@ impl Clone for Prefix {
 /// records that name them.
 #[derive(Clone, Default)]
 pub struct Directory {
-    entries: Vec<Option<Box<Entry>>>,
+    entries: Vec<Option<Entry>>,
     names: HashMap<Arc<[u8]>, Place>,
     vacant: Vec<Place>,
     /// In their order.
@@ -334,6 +350,10 @@ impl std::fmt::Debug for Directory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.entries()).finish()
     }
+}
+
+fn prefixes_of(definition: Option<&Definition>) -> &[Box<[u8]>] {
+    definition.map_or(&[], |d| &d.prefixes)
 }
 
 /// Room for so many partitions stays when there is none any more.
@@ -367,13 +387,14 @@ impl Directory {
     /// What is known of the partition at a place.
     #[inline]
     pub fn get(&self, place: Place) -> Option<&Entry> {
-        self.entries.get(place.index().wrapping_sub(1))?.as_deref()
+        self.entries.get(place.index().wrapping_sub(1))?.as_ref()
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(place.index().wrapping_sub(1))?;
-        entry.as_deref_mut()
+        self.entries
+            .get_mut(place.index().wrapping_sub(1))?
+            .as_mut()
     }
 
     /// The place of a partition that is known by name.
@@ -390,7 +411,7 @@ impl Directory {
     /// All that are known.
     pub fn entries(&self) -> impl Iterator<Item = (Place, &Entry)> {
         let places = (1..).map(Place).zip(&self.entries);
-        places.filter_map(|(place, entry)| Some((place, entry.as_deref()?)))
+        places.filter_map(|(place, entry)| Some((place, entry.as_ref()?)))
     }
 
     /// The place of a partition, which is made if there is none.
@@ -402,7 +423,11 @@ impl Directory {
     }
 
     fn make_place(&mut self, name: Arc<[u8]>) -> Place {
-        let entry = Some(Box::new(Entry {
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            Place(self.entries.len() as u32)
+        });
+        self.entries[place.index() - 1] = Some(Entry {
             name: name.clone(),
             definition: None,
             others: Usage::default(),
@@ -410,18 +435,8 @@ impl Directory {
             refused: Cell::new(0),
             evicted: Cell::new(0),
             ends_ms: 0,
-            limits: self.server.clone(),
-        }));
-        let place = match self.vacant.pop() {
-            Some(place) => {
-                self.entries[place.index() - 1] = entry;
-                place
-            }
-            None => {
-                self.entries.push(entry);
-                Place(self.entries.len() as u32)
-            }
-        };
+            limits: None,
+        });
         self.names.insert(name, place);
         place
     }
@@ -430,9 +445,12 @@ impl Directory {
     pub fn forget(&mut self, place: Place) {
         let slot = place.index().checked_sub(1);
         let slot = slot.and_then(|at| self.entries.get_mut(at));
-        let entry = slot.and_then(|slot| slot.take_if(|e| e.definition.is_none()));
-        let Some(entry) = entry else { return };
+        let Some(slot) = slot else { return };
+        let Some(entry) = slot.as_ref().filter(|e| e.definition.is_none()) else {
+            return;
+        };
         self.names.remove(&entry.name);
+        *slot = None;
         self.vacant.push(place);
         // Nothing is left of many; of few the room is soon used again.
         if self.names.is_empty() && self.entries.len() > KEPT_PLACES {
@@ -442,37 +460,36 @@ impl Directory {
     }
 
     /// Says what a partition is, or that it is not any more.
-    pub fn define(&mut self, name: &Arc<[u8]>, definition: Option<Arc<Definition>>) -> Place {
-        self.define_at(self.find(name), name, definition)
+    pub fn define(&mut self, name: Arc<[u8]>, definition: Option<Arc<Definition>>) -> Place {
+        self.define_at(self.find(&name), name, definition)
     }
 
     /// The same of a name that has been looked for.
     pub fn define_at(
         &mut self,
         place: Option<Place>,
-        name: &Arc<[u8]>,
+        name: Arc<[u8]>,
         definition: Option<Arc<Definition>>,
     ) -> Place {
         let place = match place {
             Some(place) => place,
             None if definition.is_none() => return Place::NONE,
-            None => self.make_place(name.clone()),
+            None => self.make_place(name),
         };
-        let server = &self.server;
-        let Some(entry) = self.entries[place.index() - 1].as_deref_mut() else {
+        let Some(entry) = &mut self.entries[place.index() - 1] else {
             return place;
         };
         let left = std::mem::replace(&mut entry.definition, definition);
         let (left, came) = (left.as_deref(), entry.definition.as_deref());
-        let prefixes = |d: Option<&Definition>| d.map_or(&[][..], |d| &d.prefixes).to_vec();
         let counts = |d: Option<&Definition>| d.map_or((0, 0), |d| (1, d.quota));
-        entry.limits = came.map_or_else(|| server.clone(), |d| d.limits(server));
+        entry.limits = came.and_then(|d| d.limits(&self.server));
         let (before, now) = (counts(left), counts(came));
         self.defined.0 = self.defined.0 + now.0 - before.0;
         self.defined.1 = self.defined.1 + now.1 - before.1;
-        let (before, after) = (prefixes(left), prefixes(came));
+        let (before, after) = (prefixes_of(left), prefixes_of(came));
         if before != after {
-            self.arrange_prefixes(place, after);
+            let prefixes = after.to_vec();
+            self.arrange_prefixes(place, prefixes);
         }
         place
     }
@@ -572,9 +589,9 @@ impl Directory {
     /// The limits of a key: those of the partition that a write of it is charged to.
     pub fn limits(&self, key: &[u8], record: Option<&Record>, named: Option<&[u8]>) -> &Limits {
         match self.target(key, record, named) {
-            Target::Is(place, _) | Target::Lost(place) => {
-                self.get(place).map_or(&self.server, |e| &e.limits)
-            }
+            Target::Is(place, _) | Target::Lost(place) => self
+                .get(place)
+                .map_or(&self.server, |e| e.limits(&self.server)),
             Target::Unknown => &self.server,
         }
     }
@@ -582,7 +599,7 @@ impl Directory {
     /// The limits of a record as it lies there.
     pub fn limits_of(&self, record: &Record) -> &Limits {
         let entry = self.get(record.member().place());
-        entry.map_or(&self.server, |e| &e.limits)
+        entry.map_or(&self.server, |e| e.limits(&self.server))
     }
 
     /// How a merge of a key goes that names no strategy.
@@ -1175,22 +1192,22 @@ impl Definition {
 
     /// What it is once this has been said of it, and what becomes of the expiry of its key.
     fn amended(
-        &self,
+        self,
         what: &'static str,
         terms: &Terms<'_>,
         env: &Env<'_>,
-    ) -> Result<(Definition, Expiry), Refusal> {
+    ) -> Result<(Arc<Definition>, Expiry), Refusal> {
         let bad = |text: &str| Refusal::new(Code::Err, format!("{what}: {text}"));
-        let mut made = self.clone();
-        made.stamp = env.stamp.max(Stamp(self.stamp.0 + 1));
-        made.quota = terms.bytes.unwrap_or(self.quota);
+        let (was, mut made) = (self.class, self);
+        made.stamp = env.stamp.max(Stamp(made.stamp.0 + 1));
+        made.quota = terms.bytes.unwrap_or(made.quota);
         let class = match (terms.class, terms.agent) {
             (Some(class), _) => class,
             // Whose it is says how it is meant.
             (None, Some(_)) => Class::AgentDedicated,
-            (None, None) => self.class,
+            (None, None) => was,
         };
-        let becomes = class != self.class;
+        let becomes = class != was;
         made.class = class;
         made.agent = match class {
             Class::AgentDedicated => terms.agent.map(Into::into).or(made.agent.take()),
@@ -1227,7 +1244,7 @@ impl Definition {
                 ));
             }
             (_, ttl_ms) => {
-                if self.class == Class::Temporary {
+                if was == Class::Temporary {
                     expiry = Expiry::Clear;
                 }
                 made.key_ttl_ms = ttl_ms.unwrap_or(made.key_ttl_ms);
@@ -1240,7 +1257,7 @@ impl Definition {
         made.history = terms.history.unwrap_or(made.history);
         made.max_age_ms = terms.max_age_ms.unwrap_or(made.max_age_ms);
         made.max_value = terms.max_value.unwrap_or(made.max_value);
-        Ok((made, expiry))
+        Ok((Arc::new(made), expiry))
     }
 
     /// Whether the pool has room for it, and no other partition has a prefix of it.
@@ -1256,12 +1273,15 @@ impl Definition {
             );
             return Err(Refusal::new(Code::PoolFull, text));
         }
+        if self.prefixes.is_empty() {
+            return Ok(());
+        }
         let own = shares.find(name).unwrap_or_default();
-        let clash = |prefix: &[u8]| Some((prefix.to_vec(), shares.prefix_of_another(prefix, own)?));
+        let clash = |prefix| Some((prefix, shares.prefix_of_another(prefix, own)?));
         if let Some((prefix, other)) = self.prefixes.iter().find_map(|p| clash(p)) {
             let text = format!(
                 "the prefix {} is that of the partition {} already",
-                Quoted(&prefix),
+                Quoted(prefix),
                 Quoted(&other.name)
             );
             return Err(Refusal::new(Code::Exists, text));
@@ -1312,7 +1332,7 @@ impl<'a> DefineCommand<'a> for PartitionCreate<'a> {
         let blank = Definition::blank(Stamp(env.stamp.0 - 1));
         let (made, expiry) = blank.amended("MAOS.PARTITION CREATE", &self.terms, env)?;
         made.check(self.name, 0, env)?;
-        Ok(Fate::Defined(Arc::new(made), expiry))
+        Ok(Fate::Defined(made, expiry))
     }
 
     fn done(&self, fate: &Fate) -> DefinedReply {
@@ -1345,7 +1365,9 @@ impl<'a> DefineCommand<'a> for PartitionAlter<'a> {
             let text = "MAOS.PARTITION ALTER: say what is to be changed";
             return Err(Refusal::fixed(Code::Err, text));
         }
-        let (made, expiry) = held.amended("MAOS.PARTITION ALTER", &self.terms, env)?;
+        let (made, expiry) = held
+            .clone()
+            .amended("MAOS.PARTITION ALTER", &self.terms, env)?;
         made.check(self.name, held.quota, env)?;
         let used = usage_of(self.name, env.shares, ledger).bytes;
         if made.quota < held.quota && made.quota < used {
@@ -1356,7 +1378,7 @@ impl<'a> DefineCommand<'a> for PartitionAlter<'a> {
             );
             return Err(Refusal::new(Code::Quota, text));
         }
-        Ok(Fate::Defined(Arc::new(made), expiry))
+        Ok(Fate::Defined(made, expiry))
     }
 
     fn done(&self, fate: &Fate) -> DefinedReply {

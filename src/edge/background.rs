@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maos_core::change::{Change, Kind};
@@ -286,8 +287,8 @@ unsafe extern "C" fn look(
             let kind = api!(RedisModule_ModuleTypeGetType)(key);
             if kind == persist::share_type() {
                 let held = persist::held_share(api!(RedisModule_ModuleTypeGetValue)(key));
-                if !partitions::knows(bytes, held) {
-                    partitions::held(step.db, bytes, held);
+                if !partitions::knows(bytes, &held) {
+                    partitions::held(step.db, bytes, Arc::clone(&held));
                 }
                 return;
             }

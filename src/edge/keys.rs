@@ -327,7 +327,7 @@ pub struct ShareKey<'c> {
     ctx: *mut raw::RedisModuleCtx,
     name: *mut raw::RedisModuleString,
     handle: *mut raw::RedisModuleKey,
-    held: *const partitions::Held,
+    held: *const Definition,
     call: PhantomData<&'c ()>,
 }
 
@@ -371,7 +371,7 @@ impl<'c> ShareKey<'c> {
     /// The definition, if there is one.
     pub fn definition(&self) -> Option<&Definition> {
         // SAFETY: null, or the value of a key that stays open while `self` is borrowed.
-        unsafe { self.held.as_ref() }.map(|h| &*h.definition)
+        unsafe { self.held.as_ref() }
     }
 
     /// When it expires, in milliseconds of unix time; 0: it does not.
@@ -387,7 +387,7 @@ impl<'c> ShareKey<'c> {
 
     /// Puts a definition in the place of whatever the key holds.
     pub fn put(&mut self, definition: Arc<Definition>) {
-        let value = persist::boxed_share(definition);
+        let value = persist::boxed_share(definition.clone());
         self.held = value;
         // SAFETY: the key is open for writing; the server owns the value from here on, and context and name live
         // for `'c`.
@@ -402,7 +402,7 @@ impl<'c> ShareKey<'c> {
                 raw::REDISMODULE_OK as i32,
                 "the key is open for writing"
             );
-            partitions::held(db_of(self.ctx), bytes_of(self.name), &*value);
+            partitions::held(db_of(self.ctx), bytes_of(self.name), definition);
             api!(RedisModule_SignalModifiedKey)(self.ctx, self.name);
         }
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
@@ -29,6 +29,7 @@ use super::lineage::{context, Name};
 use super::members::{self, Member};
 use super::node::{node, now_us, Node};
 use super::{bus, conflicts, failpoint, guard, ledger, propagate};
+use crate::persist::is_held_share;
 
 /// How long a name that nobody defines is waited for before its keys are let go, or go: the key of a partition that
 /// moves from node to node may be seen to leave before it is seen to come.
@@ -41,36 +42,23 @@ pub const AT_ONCE: usize = 256;
 const SWEEP: Duration = Duration::from_micros(1_500);
 const SWEEP_EVERY_MS: i64 = 8;
 
-/// A definition as it is held by a key of this node: the key's value.
-pub struct Held {
-    /// The definition.
-    pub definition: Arc<Definition>,
-    /// Itself: alive as long as the value is.
-    me: Weak<Held>,
-}
-
-impl Held {
-    /// Makes the value.
-    pub fn new(definition: Arc<Definition>) -> Arc<Held> {
-        Arc::new_cyclic(|me| Held {
-            definition,
-            me: me.clone(),
-        })
-    }
-}
-
-/// A key of this node that defines a partition.
+/// A key of this node that defines a partition, and its value: known to be the same, and whether the server still has it.
 struct Local {
     db: i32,
     definition: Arc<Definition>,
-    alive: Weak<Held>,
+}
+
+impl Local {
+    fn is_alive(&self) -> bool {
+        is_held_share(&self.definition)
+    }
 }
 
 /// A definition, and when it ends, in milliseconds of unix time.
 type Known = (Arc<Definition>, u64);
 
 /// A name; and the value that was seen to go, where nobody else can have it.
-type Changed = (Arc<[u8]>, Option<Weak<Held>>);
+type Changed = (Arc<[u8]>, Option<Arc<Definition>>);
 
 #[derive(Default)]
 struct Partitions {
@@ -90,15 +78,16 @@ struct Partitions {
 }
 
 struct Condemned {
-    /// While its value is alive it may have gone elsewhere: to another name, or another database.
-    alive: Weak<Held>,
+    /// Its value, if it was here. As long as the server has it, it may have gone elsewhere: to another name, or another
+    /// database.
+    value: Option<Arc<Definition>>,
     at_ms: u64,
 }
 
 impl Condemned {
-    fn new(alive: Weak<Held>) -> Condemned {
+    fn new(value: Option<Arc<Definition>>) -> Condemned {
         let at_ms = now_us() / 1000;
-        Condemned { alive, at_ms }
+        Condemned { value, at_ms }
     }
 }
 
@@ -123,31 +112,37 @@ impl Partitions {
         self.note_dropped(name.into(), None);
     }
 
-    fn note_dropped(&mut self, name: Arc<[u8]>, dropped: Option<Weak<Held>>) {
+    fn note_dropped(&mut self, name: Arc<[u8]>, dropped: Option<Arc<Definition>>) {
         self.changed.push((name, dropped));
         CHANGED.store(true, Relaxed);
     }
 
-    /// No key here defines this partition any more; the stamp of what it was.
-    fn ended(&mut self, name: &[u8]) -> Option<(Stamp, Class)> {
+    /// No key here defines this partition any more, if what defined it `is` what is meant; the stamp of what it was.
+    fn ended(&mut self, name: &[u8], is: impl Fn(&Definition) -> bool) -> Option<(Stamp, Class)> {
         let (name, local) = self.local.remove_entry(name)?;
+        if !is(&local.definition) {
+            self.local.insert(name, local);
+            return None;
+        }
+        let definition = local.definition;
+        let was = (definition.stamp, definition.class);
         // In a cluster it may only have gone to another node: that is found out before anything is done.
-        let dropped = match (bus::is_needed(), local.definition.class) {
+        let dropped = match (bus::is_needed(), definition.class) {
             (true, _) => None,
             (false, Class::Temporary) => {
-                let condemned = Condemned::new(local.alive);
+                let condemned = Condemned::new(Some(definition));
                 self.condemned.insert(name.clone(), condemned);
                 None
             }
-            (false, _) => Some(local.alive),
+            (false, _) => Some(definition),
         };
         self.note_dropped(name, dropped);
-        Some((local.definition.stamp, local.definition.class))
+        Some(was)
     }
 
     /// What a name stands for: what the key here says, or the latest that other nodes say.
     fn effective(&self, name: &[u8]) -> Option<Known> {
-        let local = self.local.get(name).filter(|l| l.alive.strong_count() > 0);
+        let local = self.local.get(name).filter(|l| l.is_alive());
         let local = local.map(|l| (l.definition.clone(), 0));
         let heard = self
             .heard
@@ -158,17 +153,26 @@ impl Partitions {
     }
 }
 
+/// Looks whether something was noted, and takes it back. All of these are of the main thread, and need not be locked.
+fn take(noted: &AtomicBool) -> bool {
+    let was = noted.load(Relaxed);
+    if was {
+        noted.store(false, Relaxed);
+    }
+    was
+}
+
 /// Brings a directory up to date.
 pub fn refresh(directory: &mut Directory) {
-    if !CHANGED.load(Relaxed) || !CHANGED.swap(false, Relaxed) {
+    if !take(&CHANGED) {
         return;
     }
     let mut changed = with(|p| std::mem::take(&mut p.changed));
-    if STALE.swap(false, Relaxed) {
+    if take(&STALE) {
         changed.extend(directory.entries().map(|(_, e)| (e.name.clone(), None)));
     }
     for (name, dropped) in changed.drain(..) {
-        renew(&name, dropped, directory);
+        renew(name, dropped, directory);
     }
     // Its room is used again.
     with(|p| {
@@ -179,13 +183,13 @@ pub fn refresh(directory: &mut Directory) {
 }
 
 /// Brings what a directory says of a name up to date.
-fn renew(name: &Arc<[u8]>, dropped: Option<Weak<Held>>, directory: &mut Directory) {
-    let (effective, condemned) = with(|p| (p.effective(name), p.condemned.contains_key(name)));
+fn renew(name: Arc<[u8]>, dropped: Option<Arc<Definition>>, directory: &mut Directory) {
+    let (effective, condemned) = with(|p| (p.effective(&name), p.condemned.contains_key(&name)));
     let listed = condemned || effective.as_ref().is_some_and(|(d, _)| is_listed(d));
     let ends_ms = effective.as_ref().map_or(0, |(_, ends_ms)| *ends_ms);
     let is_temporary = |d: &Arc<Definition>| d.class == Class::Temporary;
     let now = effective.as_ref().map(|(d, _)| is_temporary(d));
-    let place = directory.find(name);
+    let place = directory.find(&name);
     let before = place.and_then(|p| directory.definition(p).map(is_temporary));
     let place = directory.define_at(place, name, effective.map(|(d, _)| d));
     if before.zip(now).is_some_and(|(before, now)| before != now) {
@@ -204,7 +208,7 @@ fn renew(name: &Arc<[u8]>, dropped: Option<Weak<Held>>, directory: &mut Director
     }
     if ledger::Here.usage(place).keys == 0 {
         let_go(place, directory);
-    } else if dropped.is_some_and(|alive| alive.strong_count() == 0) {
+    } else if dropped.is_some_and(|value| !is_held_share(&value)) {
         // Nobody is waited for, and its keys stay. One that is alive has gone elsewhere: to another name, or another
         // database.
         with(|p| p.missing.insert(place, LET_GO));
@@ -217,13 +221,13 @@ fn let_go(place: Place, directory: &mut Directory) {
     directory.forget(place);
     ledger::forget(place);
     with(|p| {
-        take(&mut p.missing, &place);
-        take(&mut p.audits, &place);
+        forget(&mut p.missing, &place);
+        forget(&mut p.audits, &place);
     });
 }
 
 /// Removes what is rarely there, and asks nothing of a map of nothing.
-fn take<K: Borrow<Q> + Eq + Hash, Q: Eq + Hash + ?Sized, V>(map: &mut HashMap<K, V>, key: &Q) {
+fn forget<K: Borrow<Q> + Eq + Hash, Q: Eq + Hash + ?Sized, V>(map: &mut HashMap<K, V>, key: &Q) {
     if !map.is_empty() {
         map.remove(key);
     }
@@ -238,38 +242,28 @@ fn is_listed(definition: &Definition) -> bool {
 // ---------------------------------------------------------------------------------------------
 
 /// A key holds this definition from now on.
-pub fn held(db: i32, name: &[u8], held: &Held) {
-    let local = Local {
-        db,
-        definition: held.definition.clone(),
-        alive: held.me.clone(),
-    };
+pub fn held(db: i32, name: &[u8], definition: Arc<Definition>) {
+    let local = Local { db, definition };
     with(|p| {
         let shared: Arc<[u8]> = name.into();
         p.local.insert(shared.clone(), local);
-        take(&mut p.condemned, name);
+        forget(&mut p.condemned, name);
         p.note(shared);
     });
     bus::changed(name, None);
 }
 
 /// Whether the definition at this key is known.
-pub fn knows(name: &[u8], held: &Held) -> bool {
+pub fn knows(name: &[u8], definition: &Definition) -> bool {
     with(|p| {
         let local = p.local.get(name);
-        local.is_some_and(|l| l.alive.ptr_eq(&held.me))
+        local.is_some_and(|l| std::ptr::eq(&*l.definition, definition))
     })
 }
 
 /// A key holds this definition no longer.
-pub fn unlinked(name: &[u8], held: &Held) {
-    let gone = with(|p| {
-        let local = p.local.get(name)?;
-        if !local.alive.ptr_eq(&held.me) {
-            return None;
-        }
-        p.ended(name)
-    });
+pub fn unlinked(name: &[u8], definition: &Definition) {
+    let gone = with(|p| p.ended(name, |d| std::ptr::eq(d, definition)));
     if gone.is_some() {
         bus::changed(name, gone);
         arm();
@@ -285,7 +279,7 @@ pub fn look_at_all(emptied: bool) {
     let gone: Vec<_> = gone.map(|(name, ..)| name).collect();
     with(|p| {
         p.missing.clear();
-        p.local.retain(|_, l| l.alive.strong_count() > 0);
+        p.local.retain(|_, l| l.is_alive());
         for name in gone {
             p.local.remove(&name);
         }
@@ -331,7 +325,7 @@ fn defines(db: i32, name: &[u8], definition: &Arc<Definition>) -> bool {
 /// What this node's keys define: names, definitions, and the database of each.
 pub fn local() -> Vec<(Arc<[u8]>, Arc<Definition>, i32)> {
     with(|p| {
-        let alive = p.local.iter().filter(|(_, l)| l.alive.strong_count() > 0);
+        let alive = p.local.iter().filter(|(_, l)| l.is_alive());
         alive
             .map(|(name, l)| (name.clone(), l.definition.clone(), l.db))
             .collect()
@@ -341,7 +335,7 @@ pub fn local() -> Vec<(Arc<[u8]>, Arc<Definition>, i32)> {
 /// What a key of this node defines.
 pub fn local_of(name: &[u8]) -> Option<(Arc<Definition>, i32)> {
     with(|p| {
-        let local = p.local.get(name).filter(|l| l.alive.strong_count() > 0)?;
+        let local = p.local.get(name).filter(|l| l.is_alive())?;
         Some((local.definition.clone(), local.db))
     })
 }
@@ -406,7 +400,7 @@ pub fn heard_over(name: &[u8], stamp: Stamp) {
             }
         }
         if class == Some(Class::Temporary) && p.effective(name).is_none() {
-            p.condemned.insert(name.into(), Condemned::new(Weak::new()));
+            p.condemned.insert(name.into(), Condemned::new(None));
         }
         p.note(name);
     });
@@ -432,7 +426,7 @@ pub fn unheard(from: &str, but: &dyn Fn(&[u8]) -> bool) {
 pub fn ended_here(name: &[u8], class: Class) {
     with(|p| {
         if class == Class::Temporary && p.effective(name).is_none() {
-            p.condemned.insert(name.into(), Condemned::new(Weak::new()));
+            p.condemned.insert(name.into(), Condemned::new(None));
             p.note(name);
         }
     });
@@ -673,7 +667,8 @@ impl Partitions {
     fn due(&mut self) -> Vec<Arc<[u8]>> {
         let now_ms = now_us() / 1000;
         let certain = |c: &Condemned| {
-            c.alive.strong_count() == 0 || now_ms.saturating_sub(c.at_ms) > MISSING_MS
+            !c.value.as_ref().is_some_and(is_held_share)
+                || now_ms.saturating_sub(c.at_ms) > MISSING_MS
         };
         let due = self.condemned.iter().filter(|(_, c)| certain(c));
         due.map(|(name, _)| name.clone()).collect()
@@ -763,10 +758,10 @@ fn look_at_ends(node: &mut Node) {
 /// Definitions whose value is gone and whose end went unseen end now.
 fn lapse() {
     let gone: Vec<_> = with(|p| {
-        let gone = p.local.iter().filter(|(_, l)| l.alive.strong_count() == 0);
+        let gone = p.local.iter().filter(|(_, l)| !l.is_alive());
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
         gone.into_iter()
-            .filter_map(|name| Some((p.ended(&name)?, name)))
+            .filter_map(|name| Some((p.ended(&name, |_| true)?, name)))
             .collect()
     });
     for (stamp, name) in gone {
@@ -791,7 +786,7 @@ pub fn is_orphan(record: &Record, node: &Node) -> bool {
         let gone = since
             .is_some_and(|since| *since != LET_GO && now_ms.saturating_sub(*since) > MISSING_MS);
         if gone {
-            let condemned = Condemned::new(Weak::new());
+            let condemned = Condemned::new(None);
             p.condemned.insert((*entry.name).into(), condemned);
             p.note(entry.name.clone());
         }
@@ -820,7 +815,7 @@ static AUDIT_ASKED: AtomicBool = AtomicBool::new(false);
 
 /// True once after an audit was asked for.
 pub fn take_audit() -> bool {
-    AUDIT_ASKED.load(Relaxed) && AUDIT_ASKED.swap(false, Relaxed)
+    take(&AUDIT_ASKED)
 }
 
 /// An audit begins.

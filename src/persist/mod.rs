@@ -9,7 +9,7 @@ mod rdb;
 mod restore;
 mod share;
 
-pub use share::{boxed as boxed_share, held as held_share, share_type};
+pub use share::{boxed as boxed_share, held as held_share, is_held as is_held_share, share_type};
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};

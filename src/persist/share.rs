@@ -4,8 +4,9 @@
 //! nobody has taken from the pool: it is refused.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::{ptr, slice};
 
 use maos_core::codec::{v1, Damaged};
@@ -18,7 +19,7 @@ use super::restore::place;
 use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
-use crate::edge::partitions::{self, Held};
+use crate::edge::partitions;
 use crate::edge::{failpoint, guard, log};
 
 /// Nine characters, and for ever.
@@ -31,9 +32,17 @@ pub fn share_type() -> *mut raw::RedisModuleType {
     DATA_TYPE.load(Relaxed)
 }
 
-/// Hands a definition to the server.
-pub fn boxed(definition: Arc<Definition>) -> *const Held {
-    Arc::into_raw(Held::new(definition))
+/// Hands a definition to the server, which no other key may have. What the server has is the definition, and the only
+/// weak reference that there ever is to it: see [`is_held`].
+pub fn boxed(definition: Arc<Definition>) -> *const Definition {
+    debug_assert!(!is_held(&definition), "a definition is of one key");
+    let _ = Weak::into_raw(Arc::downgrade(&definition));
+    Arc::into_raw(definition)
+}
+
+/// Whether a definition is still the value of a key. Not all of them say when they go, and they may be freed in a thread.
+pub fn is_held(definition: &Arc<Definition>) -> bool {
+    Arc::weak_count(definition) > 0
 }
 
 /// Takes a definition back from the server.
@@ -41,17 +50,21 @@ pub fn boxed(definition: Arc<Definition>) -> *const Held {
 /// # Safety
 /// `value` must come from [`boxed`] and not be used again.
 pub unsafe fn unboxed(value: *mut c_void) {
-    // SAFETY: by the caller.
-    drop(unsafe { Arc::from_raw(value.cast_const().cast::<Held>()) });
+    let value = value.cast_const().cast::<Definition>();
+    // SAFETY: by the caller; `boxed` gave both.
+    unsafe {
+        drop(Weak::from_raw(value));
+        drop(Arc::from_raw(value));
+    }
 }
 
 /// The definition of a value.
 ///
 /// # Safety
-/// `value` must be a value of our type that lives for `'a`.
-pub unsafe fn held<'a>(value: *const c_void) -> &'a Held {
-    // SAFETY: by the caller: `boxed` made it.
-    unsafe { &*value.cast::<Held>() }
+/// `value` must be a value of our type, and live as long as what is returned.
+pub unsafe fn held(value: *const c_void) -> ManuallyDrop<Arc<Definition>> {
+    // SAFETY: by the caller: `boxed` made it. It stays the server's, and is not dropped here.
+    ManuallyDrop::new(unsafe { Arc::from_raw(value.cast()) })
 }
 
 /// Registers the data type.
@@ -99,7 +112,7 @@ unsafe extern "C" fn save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
         failpoint::hit("share save");
         // SAFETY: the server gives a value of our type and its own `io`.
         unsafe {
-            let bytes = v1::encode_definition(&held(value).definition);
+            let bytes = v1::encode_definition(&held(value));
             let start = bytes.as_ptr().cast::<c_char>();
             api!(RedisModule_SaveStringBuffer)(io, start, bytes.len());
         }
@@ -129,11 +142,11 @@ unsafe extern "C" fn load(io: *mut raw::RedisModuleIO, encoding: c_int) -> *mut 
             };
             match read {
                 Ok(definition) => {
-                    let value = boxed(Arc::new(definition));
+                    let definition = Arc::new(definition);
                     if let Some((db, name)) = place(io) {
-                        partitions::held(db, name, &*value);
+                        partitions::held(db, name, definition.clone());
                     }
-                    value.cast_mut().cast()
+                    boxed(definition).cast_mut().cast()
                 }
                 Err(Damaged(why)) => {
                     METRICS.damaged.one();
@@ -159,7 +172,7 @@ unsafe extern "C" fn rewrite(
         // SAFETY: as for `save`; the format says what follows: a string, bytes and their length, a text. The
         // expiry is written by the server.
         unsafe {
-            let bytes = v1::encode_definition(&held(value).definition);
+            let bytes = v1::encode_definition(&held(value));
             api!(RedisModule_EmitAOF)(
                 io,
                 c"MAOS.DEFINE".as_ptr(),
@@ -180,7 +193,7 @@ unsafe extern "C" fn rewrite(
 unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
     guard::run(|| {
         // SAFETY: the server gives a value of our type.
-        show_definition(unsafe { &held(value).definition }, &mut Server(md));
+        show_definition(unsafe { &held(value) }, &mut Server(md));
     });
 }
 
@@ -199,8 +212,8 @@ unsafe extern "C" fn mem_usage(
 ) -> usize {
     guard::run(|| {
         // SAFETY: the server gives a value of our type.
-        let definition = unsafe { &held(value).definition };
-        size_of::<Held>() + size_of::<Definition>() + v1::encode_definition(definition).len()
+        let definition = unsafe { held(value) };
+        size_of::<Definition>() + v1::encode_definition(&definition).len()
     })
     .unwrap_or(0)
 }
@@ -213,7 +226,7 @@ unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *const c
         unsafe {
             let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
             if !name.is_null() {
-                partitions::unlinked(bytes_of(name), held(value));
+                partitions::unlinked(bytes_of(name), &held(value));
             }
         }
     });
