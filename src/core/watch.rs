@@ -14,8 +14,7 @@ use crate::{Code, Refusal, Stamp};
 const BYTES: usize = 1 << 20;
 
 /// Keys that went without a word why are all of these.
-const GONE: u16 =
-    Event::Deleted.bit() | Event::Expired.bit() | Event::Evicted.bit() | Event::Left.bit();
+const GONE: u16 = Event::Deleted.bit() | Event::Expired.bit() | Event::Evicted.bit();
 
 /// The value that a version has, if it is kept still.
 pub fn value_of(record: Option<&Record>, version: Stamp) -> Kept<'static> {

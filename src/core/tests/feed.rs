@@ -32,6 +32,26 @@ fn positions(feed: &Feed, since: Mark) -> Result<Vec<u64>, Gap> {
     Ok(feed.since(since)?.map(|t| t.position.0).collect())
 }
 
+/// A client reads out of a refusal what the log said.
+#[test]
+fn a_refusal_says_from_where_to_go_on() {
+    let some = [mark(5, 3), mark(9_007_199_254_740_991, 1), mark(7, 0)];
+    for (from, kept) in some.into_iter().zip(some.into_iter().cycle().skip(1)) {
+        for gap in [
+            Gap::Compacted(from),
+            Gap::Diverged { kept: None, from },
+            Gap::Diverged {
+                kept: Some(kept),
+                from,
+            },
+        ] {
+            assert_eq!(Gap::of(&gap.refusal(mark(8, 2))), Some(gap));
+        }
+    }
+    let other = maos_core::Refusal::fixed(maos_core::Code::Busy, "go on from 5");
+    assert_eq!(Gap::of(&other), None);
+}
+
 /// The picture at the head of the module.
 #[test]
 fn every_cursor_has_its_answer() {
