@@ -426,6 +426,16 @@ async fn merged_and_in_one_step(client: &Client) {
     assert!(matches!(lost, Err(Error::Refused(r)) if r.code == Code::Diverged));
     let bad = client.changes(&["a["], &WatchOptions::new()).await;
     assert!(matches!(bad, Err(Error::Refused(_))));
+    let mut listing = client.list("watched:").full();
+    let listed = listing.next().await.unwrap().expect("a key");
+    let state = listed.state.expect("what it holds");
+    assert_eq!(listed.key, b"watched:1");
+    assert_eq!(
+        (state.value.as_deref(), state.version),
+        (Some(&b"v"[..]), version)
+    );
+    assert_eq!((state.agent, state.expires_in), (None, None));
+    assert_eq!(listing.next().await.unwrap(), None);
 }
 
 /// No command of the table goes without a method that has just been exercised.
