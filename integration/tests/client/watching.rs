@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use maos_client::{
     Checkpoint, Client, Code, Config, Event, Gap, GapCause, HistoryOptions, KeyEvent, ManyOptions,
@@ -585,9 +585,16 @@ fn happen(cluster: &mut Cluster, loses: bool) {
         (_, 2) => {
             let heir = cluster.replica_now(cluster.node_at(port)).port();
             let mut conn = cluster.node_at(heir).conn();
-            let _ = conn.run("CLUSTER FAILOVER");
-            let took_over = || at_port(cluster, slot) == Some(heir);
-            eventually(PATIENCE, "the replica takes over", took_over);
+            let mut asked: Option<Instant> = None;
+            let took_over = || {
+                // The server gives up what takes it more than five seconds.
+                if asked.is_none_or(|at| at.elapsed() > Duration::from_secs(6)) {
+                    let _ = conn.run("CLUSTER FAILOVER");
+                    asked = Some(Instant::now());
+                }
+                at_port(cluster, slot) == Some(heir)
+            };
+            eventually(3 * PATIENCE, "the replica takes over", took_over);
         }
         _ => {
             let kill = "CLIENT KILL TYPE normal SKIPME yes";
