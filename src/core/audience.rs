@@ -1,15 +1,18 @@
 //! Who may want to hear of a key: watchers found by what their patterns begin with, not by trying each pattern on
 //! each event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::rc::Rc;
 
-use crate::glob::Glob;
+use foldhash::HashMap;
+
+use crate::wire::watch::Watch;
 
 /// The watchers that wait, by number.
 #[derive(Default, Debug)]
 pub struct Audience {
-    watchers: HashMap<u64, Vec<Glob<'static>>>,
+    watchers: HashMap<u64, Rc<Watch<'static>>>,
     /// For each beginning the watchers with such a pattern, and which of their patterns it is.
     by_literal: BTreeMap<Box<[u8]>, Vec<(u64, usize)>>,
 }
@@ -31,8 +34,8 @@ impl Audience {
     }
 
     /// A watcher comes, with its patterns.
-    pub fn enter(&mut self, id: u64, patterns: Vec<Glob<'static>>) {
-        for (n, glob) in patterns.iter().enumerate() {
+    pub fn enter(&mut self, id: u64, watch: Rc<Watch<'static>>) {
+        for (n, glob) in watch.patterns.iter().enumerate() {
             match self.by_literal.get_mut(glob.literal()) {
                 Some(there) => there.push((id, n)),
                 None => {
@@ -40,12 +43,13 @@ impl Audience {
                 }
             }
         }
-        self.watchers.insert(id, patterns);
+        self.watchers.insert(id, watch);
     }
 
     /// A watcher goes.
     pub fn leave(&mut self, id: u64) {
-        for glob in self.watchers.remove(&id).into_iter().flatten() {
+        let watch = self.watchers.remove(&id);
+        for glob in watch.iter().flat_map(|watch| &watch.patterns) {
             if let Some(there) = self.by_literal.get_mut(glob.literal()) {
                 there.retain(|(other, _)| *other != id);
                 if there.is_empty() {
@@ -74,7 +78,7 @@ impl Audience {
                 continue;
             }
             for (id, n) in there {
-                if self.watchers[id][*n].fits(key) {
+                if self.watchers[id].patterns[*n].fits(key) {
                     hear(*id);
                 }
             }

@@ -88,6 +88,8 @@ struct Entry {
 /// A run of events and the bytes of their keys. Goes as a whole.
 #[derive(Clone, Default, Debug)]
 struct Segment {
+    /// The number of its first event.
+    first: u64,
     entries: Vec<Entry>,
     keys: Vec<u8>,
     /// What it was made for.
@@ -207,9 +209,16 @@ impl Feed {
         self.len() == 0
     }
 
-    /// How many events were appended since the node started.
+    /// How many events were appended since the node started: the [number](Feed::numbered) of the next one.
     pub fn appended(&self) -> u64 {
         self.appended
+    }
+
+    /// The event that was appended when there had been so many, if it is still here.
+    pub fn numbered(&self, n: u64) -> Option<Told<'_>> {
+        let after = self.segments.partition_point(|s| s.first <= n);
+        let segment = self.segments.get(after.checked_sub(1)?)?;
+        segment.at(usize::try_from(n - segment.first).ok()?)
     }
 
     /// The data set was replaced by one with a past of its own: the log begins anew, with the next commit or
@@ -348,10 +357,12 @@ impl Feed {
         let mut made = made
             .filter(|s| s.bytes == bytes && s.keys.capacity() == keys)
             .unwrap_or_else(|| Segment {
+                first: 0,
                 entries: Vec::with_capacity(events),
                 keys: Vec::with_capacity(keys),
                 bytes,
             });
+        made.first = self.appended;
         made.entries.clear();
         made.keys.clear();
         self.bytes += bytes;

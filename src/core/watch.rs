@@ -28,7 +28,13 @@ pub fn value_of(record: Option<&Record>, version: Stamp) -> Kept<'static> {
 
 impl Watch<'_> {
     /// Whether an event of the log is asked for, but for who may read it.
+    #[inline]
     fn wants(&self, told: &Told<'_>, db: i32) -> bool {
+        // Most events of a log are not for this watcher, and most of those for this reason.
+        let fits = |g: &Glob<'_>| g.fits(told.key);
+        if told.event != Event::Flushed && !self.patterns.iter().any(fits) {
+            return false;
+        }
         let of_db = told.db == db || told.db < 0;
         let types = if told.unsure { GONE } else { told.event.bit() };
         let of_type = self.types.is_none_or(|set| set & types != 0);
@@ -36,11 +42,7 @@ impl Watch<'_> {
             (Some(not), Some(agent)) => **not != **agent,
             _ => true,
         };
-        let fits = |g: &Glob<'_>| g.fits(told.key);
-        of_db
-            && of_type
-            && by_other
-            && (told.event == Event::Flushed || self.patterns.iter().any(fits))
+        of_db && of_type && by_other
     }
 
     /// What the watcher reads that has seen all up to this cursor, but for the [values](Found::fill). It may be
@@ -53,19 +55,51 @@ impl Watch<'_> {
         feed: &Feed,
         from: Mark,
         db: i32,
-        mut may_read: impl FnMut(&[u8]) -> bool,
+        may_read: impl FnMut(&[u8]) -> bool,
     ) -> Result<Found, Gap> {
+        let all = feed.since(from)?;
+        Ok(self.pick(feed, all, from, db, may_read))
+    }
+
+    /// The same, where it is known which events after the cursor may concern the watcher: those of these
+    /// [numbers](Feed::numbered), which rise.
+    ///
+    /// # Errors
+    /// As [`look`](Watch::look).
+    pub fn look_at(
+        &self,
+        feed: &Feed,
+        numbers: &[u64],
+        from: Mark,
+        db: i32,
+        may_read: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Found, Gap> {
+        // All that came after the cursor is here, so they are too.
+        drop(feed.since(from)?);
+        let heard = numbers.iter().filter_map(|n| feed.numbered(*n));
+        let new = heard.filter(|told| told.position > from.at);
+        Ok(self.pick(feed, new, from, db, may_read))
+    }
+
+    fn pick<'f>(
+        &self,
+        feed: &Feed,
+        events: impl Iterator<Item = Told<'f>>,
+        from: Mark,
+        db: i32,
+        mut may_read: impl FnMut(&[u8]) -> bool,
+    ) -> Found {
         let mut found = Found {
             cursor: from,
             events: vec![],
             bytes: 0,
         };
         let (mut at, mut looked) = (from.at, 0);
-        for told in feed.since(from)? {
+        for told in events {
             let full = found.events.len() >= self.most() || found.is_full();
             if (full || looked >= EVENTS_LOOKED_AT) && told.position != at {
                 found.cursor = feed.mark(at);
-                return Ok(found);
+                return found;
             }
             (at, looked) = (told.position, looked + 1);
             let all = told.event == Event::Flushed;
@@ -86,7 +120,7 @@ impl Watch<'_> {
             found.events.push((feed.mark(at), event));
         }
         found.cursor = feed.mark(feed.last().max(from.at));
-        Ok(found)
+        found
     }
 
     /// Whether no key that fits the patterns can begin with any of these, which is what a user may read; keys that the

@@ -8,11 +8,13 @@
 //! command, transaction or script that caused it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 
+use foldhash::HashMap;
 use maos_core::audience::Audience;
 use maos_core::event::Event;
 use maos_core::feed::{Feed, Tell};
@@ -32,11 +34,15 @@ use super::{failpoint, guard, index, propagate, waiting};
 /// One client that waits.
 struct Blocked {
     client: *mut raw::RedisModuleBlockedClient,
-    watch: Watch<'static>,
+    watch: Rc<Watch<'static>>,
     db: i32,
-    user: Box<[u8]>,
+    user: Rc<[u8]>,
     /// It has seen all up to here.
     from: Stamp,
+    /// The events since that may concern it, by their numbers; none if they are too many to remember.
+    heard: Option<Vec<u64>>,
+    /// There may be something for it.
+    is_due: bool,
     /// What it is told, once that has been found.
     answer: Option<Result<WatchReply<'static>, Refusal>>,
     /// The server has been told to let it go.
@@ -59,7 +65,7 @@ struct Watching {
     audience: Audience,
     blocked: HashMap<u64, Blocked>,
     /// Those for whom there may be something.
-    due: HashSet<u64>,
+    due: Vec<u64>,
     /// A look at them is arranged for.
     is_armed: bool,
     /// That this node makes the changes from here on is to be told.
@@ -67,6 +73,9 @@ struct Watching {
     /// Where the log is is to be told.
     is_to_announce: bool,
 }
+
+/// Of so many events a watcher remembers where they are. Those of more are looked for in the log.
+const HEARD_MAX: usize = 256;
 
 /// How long until that is tried again which could not be sent.
 const AGAIN_MS: i64 = 100;
@@ -208,14 +217,26 @@ impl Watching {
     #[cold]
     fn hear(&mut self, tell: Tell<'_>, before: Stamp) {
         let (blocked, due) = (&mut self.blocked, &mut self.due);
+        let number = self.feed.appended() - 1;
         let mut hear = |id: u64| {
             let Some(one) = blocked.get_mut(&id) else {
                 return;
             };
             let concerns = tell.db == one.db || tell.db < 0;
-            if concerns && one.answer.is_none() && due.insert(id) {
+            if !concerns || one.answer.is_some() {
+                return;
+            }
+            // With two of its patterns it hears twice.
+            match &mut one.heard {
+                Some(heard) if heard.last() == Some(&number) => {}
+                Some(heard) if heard.len() < HEARD_MAX => heard.push(number),
+                heard => *heard = None,
+            }
+            if !one.is_due {
                 // What came before did not fit its patterns.
                 one.from = before.max(one.from);
+                one.is_due = true;
+                due.push(id);
             }
         };
         match tell.event {
@@ -231,7 +252,8 @@ impl Watching {
             if let Some(one) = self.blocked.get_mut(&id) {
                 let (cursor, events) = (self.feed.mark(one.from), vec![]);
                 one.answer.get_or_insert(Ok(WatchReply { cursor, events }));
-                self.due.insert(id);
+                one.is_due = true;
+                self.due.push(id);
             }
         }
     }
@@ -498,6 +520,7 @@ fn read(
     db: i32,
     user: &[u8],
     from: Option<Mark>,
+    heard: Option<&[u64]>,
 ) -> Result<WatchReply<'static>, Refusal> {
     let ctx = context(db);
     let reader = Reader::of(ctx, user);
@@ -507,7 +530,11 @@ fn read(
         }
         begin(&mut w.feed);
         let from = from.unwrap_or(w.feed.mark(w.feed.last()));
-        let found = watch.look(&w.feed, from, db, |key| reader.may_read(key));
+        let may_read = |key: &[u8]| reader.may_read(key);
+        let found = match heard {
+            Some(heard) => watch.look_at(&w.feed, heard, from, db, may_read),
+            None => watch.look(&w.feed, from, db, may_read),
+        };
         found.map_err(|lost| lost.refusal(from))
     })?;
     // With the log not held any more: to open a key may end it, and that is an event.
@@ -521,7 +548,7 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
     let db = call.db();
     let user = call.with_user(&mut node().users, |user| Box::<[u8]>::from(user));
     check_reach(call, &watch, &user)?;
-    let reply = read(&watch, db, &user, watch.since)?;
+    let reply = read(&watch, db, &user, watch.since, None)?;
     let wait_ms = watch.wait_ms();
     let is_short = reply.events.is_empty() && is_caught_up(&reply);
     if !is_short || wait_ms == 0 || !waiting::may_wait(call) {
@@ -544,10 +571,10 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
     }
     // SAFETY: just made.
     unsafe { api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected)) };
-    let watch = watch.into_owned();
+    let (watch, user) = (Rc::new(watch.into_owned()), user.into());
     with(|w| {
         let id = client as u64;
-        w.audience.enter(id, watch.patterns.clone());
+        w.audience.enter(id, watch.clone());
         w.blocked.insert(
             id,
             Blocked {
@@ -556,6 +583,8 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
                 db,
                 user,
                 from: reply.cursor.at,
+                heard: Some(vec![]),
+                is_due: false,
                 answer: None,
                 is_let_go: false,
             },
@@ -598,7 +627,7 @@ unsafe extern "C" fn look(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
             announce();
         }
         reign();
-        let due: Vec<u64> = with(|w| w.due.drain().collect());
+        let due = with(|w| std::mem::take(&mut w.due));
         for id in due {
             tell(id);
         }
@@ -635,38 +664,45 @@ fn reign() {
 /// Tells one watcher what there is for it, if there is something.
 fn tell(id: u64) {
     let found = with(|w| {
-        let one = w.blocked.get(&id).filter(|one| !one.is_let_go)?;
+        let one = w.blocked.get_mut(&id).filter(|one| !one.is_let_go)?;
+        one.is_due = false;
         if one.answer.is_some() {
             return Some(None);
         }
-        let Blocked {
-            watch,
-            db,
-            user,
-            from,
-            ..
-        } = one;
-        Some(Some((watch.clone(), *db, user.clone(), *from)))
+        let heard = one.heard.replace(vec![]);
+        Some(Some((
+            one.watch.clone(),
+            one.db,
+            one.user.clone(),
+            one.from,
+            heard,
+        )))
     });
     let answer = match found {
         None => return,
         Some(None) => None,
-        Some(Some((watch, db, user, from))) => match read(&watch, db, &user, Some(seen(from))) {
-            // It was not for this one after all.
-            Ok(reply) if reply.events.is_empty() => {
-                let again = !is_caught_up(&reply);
-                with(|w| {
-                    if let Some(one) = w.blocked.get_mut(&id) {
+        Some(Some((watch, db, user, from, heard))) => {
+            match read(&watch, db, &user, Some(seen(from)), heard.as_deref()) {
+                // It was not for this one after all.
+                Ok(reply) if reply.events.is_empty() => {
+                    let again = !is_caught_up(&reply);
+                    with(|w| {
+                        let Some(one) = w.blocked.get_mut(&id) else {
+                            return;
+                        };
                         one.from = reply.cursor.at;
-                    }
-                    if again {
-                        w.due.insert(id);
-                    }
-                });
-                return;
+                        if again {
+                            one.heard = None;
+                            if !std::mem::replace(&mut one.is_due, true) {
+                                w.due.push(id);
+                            }
+                        }
+                    });
+                    return;
+                }
+                answer => Some(answer),
             }
-            answer => Some(answer),
-        },
+        }
     };
     let client = with(|w| {
         w.audience.leave(id);
@@ -688,7 +724,6 @@ fn leave(client: *mut raw::RedisModuleBlockedClient) -> Option<Blocked> {
     let id = client as u64;
     with(|w| {
         w.audience.leave(id);
-        w.due.remove(&id);
         w.blocked.remove(&id)
     })
 }
@@ -723,7 +758,10 @@ unsafe extern "C" fn over(
         let client = unsafe { api!(RedisModule_GetBlockedClientHandle)(ctx) };
         let one = leave(client);
         // What is due may not have been looked at yet.
-        let reply = one.map(|one| read(&one.watch, one.db, &one.user, Some(seen(one.from))));
+        let reply = one.map(|one| {
+            let (from, heard) = (Some(seen(one.from)), one.heard.as_deref());
+            read(&one.watch, one.db, &one.user, from, heard)
+        });
         match reply {
             Some(Ok(reply)) => reply_to(ctx, &reply),
             Some(Err(refusal)) => refuse(ctx, &refusal),

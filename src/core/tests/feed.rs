@@ -1,12 +1,13 @@
 //! The change log: whoever comes with a cursor gets all that happened after it, in order, or is told.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use maos_core::audience::Audience;
 use maos_core::event::Event;
 use maos_core::feed::{Feed, Gap, Tell};
 use maos_core::glob::Glob;
-use maos_core::wire::watch::Mark;
+use maos_core::wire::watch::{Mark, Watch};
 use maos_core::{Stamp, Who};
 use proptest::prelude::*;
 
@@ -319,7 +320,7 @@ proptest! {
         let mut audience = Audience::default();
         for (id, patterns) in patterns.iter().enumerate() {
             let globs = patterns.iter().map(|p| Glob::new(p.as_bytes()).unwrap().into_owned());
-            audience.enter(id as u64, globs.collect());
+            audience.enter(id as u64, Rc::new(Watch::new(globs.collect())));
         }
         for id in (0..patterns.len()).filter(|id| gone[*id]) {
             audience.leave(id as u64);
