@@ -159,6 +159,12 @@ impl Owned {
     }
 }
 
+/// The stamp of a version in its bytes, of which no more is looked at.
+pub(crate) fn stamp_of(blob: &[u8]) -> Option<Stamp> {
+    let word = u64::from_le_bytes(*blob.first_chunk()?);
+    Some(Stamp(word & Stamp::MAX.0))
+}
+
 /// A version, wherever it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Version<'r> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use maos_core::codec::v1::{decode_fact, decode_record, encode_record, Bounds};
+use maos_core::codec::v1::{decode_fact, decode_record, encode_record, newest_of, Bounds};
 use maos_core::config::Limits;
 use maos_core::model::Model;
 use maos_core::record::Record;
@@ -346,6 +346,7 @@ proptest! {
 fn encoded(record: &Record) -> Vec<u8> {
     let mut bytes = vec![];
     encode_record(record, None, &mut bytes);
+    assert_eq!(newest_of(&bytes), Ok(record.newest()));
     bytes
 }
 
@@ -802,6 +803,7 @@ proptest! {
                 encode_record(&held.record, None, &mut bytes);
                 let (back, _) = decode_record(&bytes, Bounds::HARD, &mut Interner::default()).unwrap();
                 prop_assert_eq!(&back, &held.record);
+                prop_assert_eq!(newest_of(&bytes), Ok(held.record.newest()));
                 prop_assert!(!held.record.is_empty());
             }
         }
