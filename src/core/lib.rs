@@ -29,6 +29,7 @@
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
+//! | [`keyring`] | the keys that backups are sealed with |
 //! | [`model`] | the whole store in memory: the oracle |
 //! | [`transcript`] | conversations as data, run against the model and a server |
 //! | [`generate`] | random requests, made from the command table |
@@ -58,6 +59,8 @@ mod history;
 pub mod ids;
 #[cfg(feature = "engine")]
 pub mod json;
+#[cfg(feature = "engine")]
+pub mod keyring;
 #[cfg(feature = "engine")]
 pub mod lock;
 #[cfg(feature = "engine")]

@@ -3,6 +3,7 @@
 //! A released encoding is never edited; a new one is added beside it. What [`v1`] writes is frozen
 //! by golden files.
 
+pub mod backup;
 pub mod v1;
 
 use bincode::config::{Configuration, Varint};
@@ -53,6 +54,18 @@ impl<'a> Reader<'a> {
         let (bytes, rest) = self.0.split_at_checked(len).ok_or(CUT)?;
         self.0 = rest;
         Ok(bytes)
+    }
+
+    /// So many bytes as they are.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damaged> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(CUT)?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    /// What has not been read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.0
     }
 
     /// A count of things that take at least one byte each.

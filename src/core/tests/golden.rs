@@ -3,12 +3,17 @@
 
 use std::path::PathBuf;
 
+use maos_core::codec::backup::{
+    verify, Content, ElementsBuf, Entry, Head, Manifest, Native, Parent, Reader, Sealer, Type,
+    Writer, SEAL_RANDOM,
+};
 use maos_core::codec::v1::{
     decode_definition, decode_fact, decode_record, encode_definition, encode_record, Bounds,
 };
+use maos_core::keyring::Keyring;
 use maos_core::model::{Defined, Model};
 use maos_core::record::Record;
-use maos_core::Interner;
+use maos_core::{Interner, Stamp};
 
 fn sample() -> Model {
     let mut m = Model::at(1_790_000_000_000_000);
@@ -289,4 +294,99 @@ fn what_a_later_version_writes_is_refused() {
     let mut fact = m.sent[0][0].clone();
     fact[1] = 9;
     assert!(decode_fact(&fact, std::iter::empty(), &mut i).is_err());
+}
+
+/// A backup: of what is shared, or what changed since then; with this key or none.
+fn backup(incremental: bool, ring: Option<&Keyring>) -> (Vec<u8>, Manifest) {
+    let (m, random) = (
+        shared(),
+        std::array::from_fn::<u8, SEAL_RANDOM, _>(|n| n as u8),
+    );
+    let parent = Parent {
+        id: [1; 16],
+        instant: Stamp(1_790_000_005_000_000),
+    };
+    let head = Head {
+        id: if incremental { [2; 16] } else { [1; 16] },
+        name: "nightly-1".into(),
+        node: (*b"node").into(),
+        instant: Stamp(1_790_000_020_000_000),
+        prefixes: if incremental {
+            vec![(*b"a:").into(), (*b"x").into()]
+        } else {
+            vec![]
+        },
+        parent: incremental.then_some(parent),
+        natives: !incremental,
+        made_with: "0.1.0".into(),
+    };
+    let sealer = match ring {
+        None => Sealer::plain(),
+        Some(ring) => Sealer::with_key(ring.active(), &random),
+    };
+    let mut writer = Writer::create(vec![], head, sealer).unwrap();
+    writer.set_chunk(400);
+    let mut put = |key: &[u8], expires_ms, content: Content<'_>| {
+        let entry = Entry {
+            db: 1,
+            key,
+            expires_ms,
+            content,
+        };
+        writer.entry(&entry).unwrap();
+    };
+    let mut names: Vec<_> = m.keys().iter().collect();
+    names.sort_by_key(|(key, _)| key.to_vec());
+    for (key, held) in names {
+        let (bytes, stamp) = (encoded(&m, &held.record), held.record.current().stamp());
+        let content = match incremental && stamp < parent.instant {
+            true => Content::Unchanged(stamp),
+            false => Content::Record(&bytes),
+        };
+        put(key, held.expires_ms, content);
+    }
+    let mut names: Vec<_> = m.defined().iter().filter(|_| !incremental).collect();
+    names.sort_by_key(|(name, _)| name.to_vec());
+    for (name, defined) in names {
+        let bytes = encode_definition(&defined.definition);
+        put(name, defined.expires_ms, Content::Definition(&bytes));
+    }
+    let natives: [(_, _, &[&[u8]]); 6] = [
+        (&b"string"[..], Type::String, &[b"value"]),
+        (b"list", Type::List, &[b"b", b"", b"b"]),
+        (b"set", Type::Set, &[b"x", b"y"]),
+        (b"hash", Type::Hash, &[b"f", b"1", b"g", b""]),
+        (b"zset", Type::ZSet, &[b"m", b"-1.5", b"n", b"inf"]),
+        // Longer than a chunk, and smaller when it is packed.
+        (b"long", Type::String, &[&[b'a'; 1000]]),
+    ];
+    for (key, kind, elements) in natives.into_iter().filter(|_| !incremental) {
+        let mut buf = ElementsBuf::default();
+        elements.iter().for_each(|element| buf.push(element));
+        let native = Native {
+            kind,
+            read_ms: 1_790_000_020_000,
+            elements: buf.elements(),
+        };
+        put(key, Some(1_800_000_000_000), Content::Native(native));
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+fn backups_are_written_as_they_were_and_still_load() {
+    let ring = Keyring::parse(format!("golden {}", "0f".repeat(32)).as_bytes()).unwrap();
+    for (name, incremental, ring) in [
+        ("backup-v1-plain.txt", false, None),
+        ("backup-v1-encrypted.txt", false, Some(&ring)),
+        ("backup-v1-incremental.txt", true, None),
+    ] {
+        let (file, manifest) = backup(incremental, ring);
+        frozen(name, &[hex(&file)]);
+        let kept = std::fs::read_to_string(golden(name)).unwrap();
+        let kept = unhex(kept.trim_end());
+        let mut reader = Reader::open(&kept[..], ring).unwrap();
+        assert_eq!(reader.head().parent.is_some(), incremental);
+        assert_eq!(verify(&mut reader).unwrap(), manifest, "{name}");
+    }
 }
