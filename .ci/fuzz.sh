@@ -9,7 +9,7 @@ seconds=${FUZZ_SECONDS:-60}
 jobs=${FUZZ_JOBS:-$(getconf _NPROCESSORS_ONLN)}
 out=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 targets=("$@")
-((${#targets[@]})) || targets=(record shaped fact request document)
+((${#targets[@]})) || targets=(record shaped fact request document backup)
 
 command -v c++ >/dev/null || { echo 'libFuzzer is built with a C++ compiler (Debian: apt-get install g++)' >&2; exit 1; }
 
@@ -20,7 +20,7 @@ RUSTFLAGS="-Cpasses=sancov-module -Ccodegen-units=1 \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares" \
     CARGO_TARGET_DIR=$out $cargo build --release --target "$host" --manifest-path tests/fuzz/Cargo.toml
 
-# Frozen records and facts, as bytes, to begin with.
+# Frozen records, facts and backups, as bytes, to begin with.
 mkdir -p "$out/seeds"
 n=0
 while read -r line; do
