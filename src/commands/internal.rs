@@ -99,6 +99,39 @@ pub fn load(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// MAOS.BROUGHT key record expires-at
+pub fn brought(call: &Call<'_>) -> Result<(), Refusal> {
+    only_obeyed(call)?;
+    failpoint::hit("obey brought");
+    let expires_ms = expiry(call.args[2], "a restored record")?;
+    {
+        let node = &mut *node();
+        let (mut record, share) =
+            v1::decode_record(call.args[1], v1::Bounds::HARD, &mut node.interner)
+                .map_err(|e| damaged("a restored record", e))?;
+        node.join(&mut record, share, call.args[0].len());
+        let newest = record.newest();
+        // SAFETY: the strings of this call.
+        let mut key = unsafe { Key::open(call.ctx, call.argv[0], Mode::Write) }?;
+        members::entered(&record, call.db(), call.args[0]);
+        guard::applying(|| {
+            key.bring(record, expires_ms);
+            node.obeyed(newest, now_us());
+            // SAFETY: the context of this call.
+            unsafe { propagate::verbatim(call.ctx) };
+        });
+    }
+    feed::brought(call.db(), call.args[0]);
+    call.reply_int(1);
+    Ok(())
+}
+
+/// When something expires, in milliseconds of unix time; 0: it does not.
+fn expiry(text: &[u8], of: &str) -> Result<u64, Refusal> {
+    let number = std::str::from_utf8(text).ok().and_then(|s| s.parse().ok());
+    number.ok_or_else(|| damaged(of, Damaged("no expiry")))
+}
+
 /// MAOS.RESTORED key was now
 pub fn restored(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
@@ -123,10 +156,7 @@ pub fn define(call: &Call<'_>) -> Result<(), Refusal> {
     only_obeyed(call)?;
     failpoint::hit("obey define");
     let definition = v1::decode_definition(call.args[1]).map_err(|e| damaged("a partition", e))?;
-    let expires_ms = std::str::from_utf8(call.args[2])
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let expires_ms: u64 = expires_ms.ok_or_else(|| damaged("a partition", Damaged("no expiry")))?;
+    let expires_ms = expiry(call.args[2], "a partition")?;
     let stamp = definition.stamp;
     // SAFETY: the strings of this call.
     let mut key = unsafe { ShareKey::open(call.ctx, call.argv[0], Mode::Write) }?;

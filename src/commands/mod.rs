@@ -2,6 +2,7 @@
 //! compile.
 #![allow(unsafe_code)] // the shims that the server calls; all they do is enter the guard
 
+mod backup;
 mod internal;
 mod partition;
 mod range;
@@ -10,6 +11,7 @@ mod watch;
 
 use std::ffi::c_int;
 
+use maos_core::wire::backup::BROUGHT;
 use maos_core::wire::partition::DEFINE;
 use maos_core::wire::spec::words;
 use maos_core::wire::state::{APPLY, LOAD, RESTORED};
@@ -46,6 +48,7 @@ macro_rules! handler {
 
 /// How each kind of command is run.
 mod run {
+    pub use super::backup::backup;
     pub use super::partition::{define, survey};
     pub use super::range::range;
     pub use super::state::{lock, read, write};
@@ -71,6 +74,7 @@ const INTERNAL: &[(&CommandSpec, Handler)] = &[
     handler!(&DEFINE, internal::define),
     handler!(&REIGN, internal::reign),
     handler!(&LEAVES, internal::leaves),
+    handler!(&BROUGHT, internal::brought),
     #[cfg(debug_assertions)]
     handler!(&internal::FAIL, internal::fail),
 ];

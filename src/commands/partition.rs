@@ -41,7 +41,6 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
         )
     };
     let (name, reply) = (request.name(), request.done(&fate));
-    let is_new = key.definition().is_none();
     match fate {
         Fate::Defined(made, expiry) => {
             let expires_ms = match expiry {
@@ -49,23 +48,7 @@ pub fn define<'a, C: DefineCommand<'a>>(call: &Call<'a>) -> Result<(), Refusal> 
                 Expiry::Clear => 0,
                 Expiry::At(ms) => ms,
             };
-            let made_at = made.stamp;
-            guard::applying(|| {
-                key.put(made);
-                key.expire(expires_ms);
-                let node = &mut *node();
-                node.committed(made_at, stamp, now_us);
-                // One that is new ends never, as far as is known.
-                if !is_new || expires_ms > 0 {
-                    let place = node.shares.find(name).unwrap_or_default();
-                    if let Some(entry) = node.shares.get_mut(place) {
-                        entry.ends_ms = expires_ms;
-                    }
-                }
-                if let Some(made) = key.definition() {
-                    propagate::define(call.ctx, name, made, expires_ms);
-                }
-            });
+            partitions::define(call.ctx, name, &mut key, made, expires_ms, (stamp, now_us));
         }
         Fate::Dropped(_) => {
             guard::applying(|| {

@@ -79,6 +79,10 @@ pub enum Knob {
     ChangesMax,
     /// `maos.range-index`
     RangeIndex,
+    /// `maos.backup-plain`
+    BackupPlain,
+    /// `maos.backup-buffer-bytes`
+    BackupBuffer,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -200,6 +204,49 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Switch,
         meaning: "Whether the names of the keys are kept in order, which MAOS.RANGE goes by: it takes memory for each key, most of all for names that have little in common. Switched on later it is made in the background; until it is whole, MAOS.RANGE answers BUSY.",
     },
+    Setting {
+        id: Knob::BackupPlain,
+        name: "backup-plain",
+        default: 0,
+        min: 0,
+        max: 1,
+        unit: Unit::Switch,
+        meaning: "Whether backups are made where no key is known, which anybody can read who reads the file. Otherwise MAOS.BACKUP CREATE is refused then.",
+    },
+    Setting {
+        id: Knob::BackupBuffer,
+        name: "backup-buffer-bytes",
+        default: 256 << 20,
+        min: 1 << 20,
+        max: 64 << 30,
+        unit: Unit::Bytes,
+        meaning: "How many bytes of a backup may wait to be written. What is written over or removed while a backup is made has to be kept until the backup has it; if the disk is so slow that more than this would wait, the backup fails and the writes go on.",
+    },
+];
+
+/// One setting that is text, `maos.<name>` in `redis.conf`. Cannot be changed while the server runs.
+#[derive(Debug)]
+pub struct Text {
+    /// The name without the module's prefix.
+    pub name: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// What it may look like.
+    pub example: &'static str,
+}
+
+/// The settings that are text; without a line in `redis.conf` they are empty.
+pub const TEXTS: &[Text] = &[
+    Text {
+        name: "backup-dir",
+        meaning: "The directory of the backups. It must exist, and be the server's own to write to. Empty: MAOS.BACKUP is off.",
+        example: "/var/lib/redis/backups",
+    },
+    Text {
+        name: "backup-key-file",
+        meaning: "The file with the keys that encrypt backups: a line for each, its id and 64 hexadecimal digits. The first one is used, the others only open what was made before. It must belong to the server's user, and be readable by nobody else (mode 0600). The variable MAOS_BACKUP_ENCRYPTION_KEY of the server's environment takes its place. It is read again for each backup. Neither: see maos.backup-plain.",
+        example: "/etc/redis/backup.keys",
+    },
 ];
 
 /// No setting lets a value be longer: 64 MiB. What is loaded is held to this.
@@ -271,6 +318,12 @@ pub const LISTED_MAX: i64 = 10_000;
 pub const LISTED_DEFAULT: usize = 1_000;
 /// So many keys one listing looks at before it answers, whatever it has found.
 pub const LISTED_LOOKED_AT: usize = 10_000;
+/// The longest name of a backup, in bytes.
+pub const BACKUP_NAME_MAX: usize = 64;
+/// The most prefixes that a backup, or a restore, may be given.
+pub const BACKUP_PREFIXES_MAX: usize = 1024;
+/// The longest of them, in bytes.
+pub const BACKUP_PREFIX_MAX: usize = 512;
 /// The most partitions that there may be, in a cluster on all nodes.
 pub const PARTITIONS_MAX: usize = 10_000;
 /// The most versions a loaded record may hold.
@@ -308,6 +361,10 @@ pub struct Limits {
     /// Milliseconds until a key expires that is written without a word about it; 0: it does not. A
     /// partition's policy.
     pub key_ttl_ms: u64,
+    /// Whether backups may go without a key.
+    pub backup_plain: bool,
+    /// Bytes of a backup that may wait to be written.
+    pub backup_buffer: usize,
 }
 
 impl Limits {
@@ -329,6 +386,8 @@ impl Limits {
             changes: size(Knob::ChangesMax),
             index: value(Knob::RangeIndex) != 0,
             key_ttl_ms: 0,
+            backup_plain: value(Knob::BackupPlain) != 0,
+            backup_buffer: size(Knob::BackupBuffer),
         }
     }
 }
@@ -358,6 +417,15 @@ pub fn example() -> String {
         };
         let word = s.unit.word();
         out += &format!("# In {word}{range}.\nmaos.{} {default}\n\n", s.name);
+    }
+    for t in TEXTS {
+        for line in wrap(t.meaning, 96) {
+            out += &format!("# {line}\n");
+        }
+        out += &format!(
+            "# Cannot be changed while the server runs.\n# maos.{} {}\n\n",
+            t.name, t.example
+        );
     }
     out
 }

@@ -88,6 +88,8 @@ pub struct Generator {
     pub brief: bool,
     /// Whether the present request is about the keys of partitions.
     of_partitions: bool,
+    /// How many words the name of the present command has.
+    names: usize,
     /// The key that was named last: a version beside it is one of its own.
     key: Vec<u8>,
     /// How many keys the present request says it names, and how many it has named.
@@ -121,6 +123,7 @@ impl Generator {
             keys,
             partitions: partitions.collect(),
             of_partitions: false,
+            names: 1,
             soon: false,
             past: true,
             brief: false,
@@ -133,7 +136,11 @@ impl Generator {
 
     /// A request of any command.
     pub fn request(&mut self, world: &Model) -> Vec<Vec<u8>> {
-        let spec = *self.rng.pick(COMMANDS);
+        let mut spec = *self.rng.pick(COMMANDS);
+        // A store in memory refuses them all: a few do.
+        if spec.name.starts_with("MAOS.BACKUP") && self.rng.chance(80) {
+            spec = *self.rng.pick(COMMANDS);
+        }
         self.request_of(spec, world)
     }
 
@@ -143,6 +150,7 @@ impl Generator {
         self.count = (1, self.rng.below(self.keys.len()));
         self.named.clear();
         self.of_partitions = spec.name.starts_with("MAOS.PARTITION");
+        self.names = crate::wire::spec::words(spec.name);
         let mut words = vec![];
         spec.name
             .split(' ')
@@ -251,6 +259,7 @@ impl Generator {
             (ArgKind::KeyLike, _) => return self.rng.pick(&self.keys).clone(),
             (ArgKind::Events, _) => return self.events(),
             (ArgKind::Cursor, _) => return self.version(world),
+            (ArgKind::Backup, _) => return format!("{:032x}", self.rng.number()).into_bytes(),
             // Nobody waits for what nobody does meanwhile.
             (_, Some(Tok::Block)) => match self.rng.below(20) {
                 0 => *self.rng.pick(&[-1, BLOCK_MAX_MS + 1, i64::MAX]),
@@ -619,7 +628,7 @@ impl Generator {
     /// Makes a request that is nearly one: a word less, twice, elsewhere, or another.
     fn spoil(&mut self, words: &mut Vec<Vec<u8>>) {
         // The name of a command is what it is.
-        let names = 1 + usize::from(self.of_partitions);
+        let names = self.names;
         if words.len() <= names {
             words.push(self.rng.pick(Tok::ALL).word().into());
             return;

@@ -19,6 +19,7 @@ use crate::record::{Record, Version};
 use crate::refusal::{Quoted, WRONG_TYPE};
 use crate::state::{Decision, Env, Question, ReadCommand, View, WriteCommand};
 use crate::watch::{value_of, NO_LOG};
+use crate::wire::backup::{BackupRequest, NO_BACKUPS};
 use crate::wire::lock::WaiterReply;
 use crate::wire::partition::AuditReply;
 use crate::wire::{requests as cmd, CommandSpec, Keys, Request, Value};
@@ -418,6 +419,18 @@ impl Model {
         let found = found.map_err(|lost| lost.refusal(from))?;
         let record = |key: &[u8]| self.keys.get(key).map(|held| &held.record);
         Ok(Value::of(&found.fill(|key, v| value_of(record(key), v))))
+    }
+
+    /// As a node that has no directory for them.
+    fn backup<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>
+    where
+        C: Request<'a> + Into<BackupRequest<'a>>,
+    {
+        check_arity(C::SPEC, args)?;
+        match C::parse(args)?.into() {
+            BackupRequest::Help(help) => Ok(Value::of(&help)),
+            _ => Err(NO_BACKUPS),
+        }
     }
 
     fn range<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>

@@ -63,6 +63,8 @@ pub struct Member {
     key_len: u32,
 }
 
+/// On top of the length: says nothing about the partition, and stands in records of none too.
+const BACKED: u32 = 1 << 31;
 const CHOSEN: u32 = 1 << 31;
 const DIES: u32 = 1 << 30;
 /// Says nothing about the partition: which audits have counted the record.
@@ -83,7 +85,7 @@ impl Member {
             false => Member::NONE,
             true => Member {
                 word: place.0 | flag(chosen, CHOSEN) | flag(dies, DIES),
-                key_len: u32::try_from(key_len).unwrap_or(u32::MAX),
+                key_len: bounded(key_len),
             },
         }
     }
@@ -107,7 +109,23 @@ impl Member {
     /// The bytes of the key's name that are charged.
     #[inline]
     pub fn key_len(self) -> usize {
-        self.key_len as usize
+        (self.key_len & !BACKED) as usize
+    }
+
+    /// The mark of the last backup that has the record, or that it came after.
+    #[inline]
+    pub fn is_backed(self) -> bool {
+        self.key_len & BACKED != 0
+    }
+
+    /// The same with another mark.
+    #[inline]
+    pub fn backed(self, mark: bool) -> Member {
+        let key_len = match mark {
+            true => self.key_len | BACKED,
+            false => self.key_len & !BACKED,
+        };
+        Member { key_len, ..self }
     }
 
     /// The same, of a key whose name has so many bytes.
@@ -117,7 +135,7 @@ impl Member {
             0 => self,
             word => Member {
                 word,
-                key_len: u32::try_from(key_len).unwrap_or(u32::MAX),
+                key_len: bounded(key_len) | self.key_len & BACKED,
             },
         }
     }
@@ -142,6 +160,11 @@ impl Member {
         };
         Member { word, ..self }
     }
+}
+
+/// No key's name is longer.
+fn bounded(key_len: usize) -> u32 {
+    u32::try_from(key_len).map_or(!BACKED, |len| len.min(!BACKED))
 }
 
 /// Which partition is to be charged with a record, as it travels: by name.

@@ -334,7 +334,19 @@ impl Record {
     /// Says which partition it is charged to.
     #[inline]
     pub fn set_member(&mut self, member: Member) {
-        self.member = member;
+        self.member = member.backed(self.member.is_backed());
+    }
+
+    /// The mark of the last backup that has it as it was at its instant, or that it came after. Nothing that travels.
+    #[inline]
+    pub fn is_backed(&self) -> bool {
+        self.member.is_backed()
+    }
+
+    /// Gives it this mark.
+    #[inline]
+    pub fn set_backed(&mut self, mark: bool) {
+        self.member = self.member.backed(mark);
     }
 
     /// The bytes that its partition is charged with: those of the record, of its versions as they are kept, of

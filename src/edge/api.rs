@@ -91,5 +91,8 @@ needed! {
     RedisModule_DictIteratorStartC RedisModule_DictNextC RedisModule_DictIteratorStop
     RedisModule_RegisterBoolConfig RedisModule_RegisterNumericConfig RedisModule_LoadConfigs
     RedisModule_CreateTimer RedisModule_Scan RedisModule_ScanCursorCreate
-    RedisModule_ScanCursorRestart RedisModule_SelectDb
+    RedisModule_ScanCursorRestart RedisModule_SelectDb RedisModule_ScanCursorDestroy RedisModule_DbSize
+    RedisModule_RegisterCommandFilter RedisModule_UnregisterCommandFilter
+    RedisModule_CommandFilterArgsCount RedisModule_CommandFilterArgGet
+    RedisModule_ACLCheckCommandPermissions RedisModule_RegisterStringConfig RedisModule_GetMyClusterID RedisModule_AbortBlock RedisModule_GetKeyNameFromModuleKey
 }

@@ -245,6 +245,26 @@ impl Call<'_> {
         self.with_user(&mut users, |user| Reader::of(self.ctx, user).may_read(key))
     }
 
+    /// Whether the user of the connection may run this command: one of the server's own that stands for what is asked
+    /// for. Not every server lets a module say which commands are for administrators.
+    ///
+    /// # Errors
+    /// `NOPERM`
+    pub fn check_may(&self, command: &[&[u8]]) -> Result<(), Refusal> {
+        let mut users = Users::default();
+        let may = self.with_user(&mut users, |user| {
+            Reader::of(self.ctx, user).may_run(command)
+        });
+        match may {
+            true => Ok(()),
+            false => {
+                let name = String::from_utf8_lossy(command[0]).into_owned();
+                let text = format!("the user may not run this, as it may not run {name}");
+                Err(Refusal::new(Code::NoPerm, text))
+            }
+        }
+    }
+
     /// Whether a call that does not come from a connection has a user: a script has, a call by
     /// another module need not. Asked for by having the server look up, as that user, a command that
     /// does not exist: without a user it refuses before it looks.
@@ -314,6 +334,21 @@ impl Reader {
         // SAFETY: the user is ours, the string lives through the call.
         let may =
             unsafe { api!(RedisModule_ACLCheckKeyPermissions)(self.user, key.string, access) };
+        may == raw::REDISMODULE_OK as c_int
+    }
+
+    /// Whether it may run a command of the server.
+    pub fn may_run(&self, command: &[&[u8]]) -> bool {
+        if self.user.is_null() {
+            return self.has_none;
+        }
+        let words: Vec<Name> = command.iter().map(|w| Name::new(self.ctx, w)).collect();
+        let mut argv: Vec<_> = words.iter().map(|w| w.string).collect();
+        // SAFETY: the user is ours, the strings live through the call.
+        let may = unsafe {
+            let len = argv.len() as c_int;
+            api!(RedisModule_ACLCheckCommandPermissions)(self.user, argv.as_mut_ptr(), len)
+        };
         may == raw::REDISMODULE_OK as c_int
     }
 

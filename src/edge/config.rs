@@ -2,15 +2,68 @@
 
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
-use maos_core::config::{Limits, Unit, SETTINGS};
+use maos_core::config::{Limits, Unit, SETTINGS, TEXTS};
 
 use super::api::{api, raw};
+use super::call::bytes_of;
 use super::{failpoint, guard};
 
 static VALUES: [AtomicI64; SETTINGS.len()] = [const { AtomicI64::new(0) }; SETTINGS.len()];
 static CHANGED: AtomicBool = AtomicBool::new(true);
+
+static TEXT_VALUES: [Mutex<String>; TEXTS.len()] =
+    [const { Mutex::new(String::new()) }; TEXTS.len()];
+/// What the server is shown of them: made once for each value, freed with the next.
+static SHOWN: [AtomicPtr<raw::RedisModuleString>; TEXTS.len()] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; TEXTS.len()];
+
+/// `maos.backup-dir`, as a place among the texts.
+pub const BACKUP_DIR: usize = 0;
+/// `maos.backup-key-file`
+pub const BACKUP_KEY_FILE: usize = 1;
+
+/// What one of the texts is.
+pub fn text(which: usize) -> String {
+    let value = TEXT_VALUES[which].lock();
+    value.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+unsafe extern "C" fn get_text(_: *const c_char, which: *mut c_void) -> *mut raw::RedisModuleString {
+    SHOWN[which.addr() % TEXTS.len()].load(Relaxed)
+}
+
+unsafe extern "C" fn set_text(
+    _: *const c_char,
+    value: *mut raw::RedisModuleString,
+    which: *mut c_void,
+    _: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    let set = guard::run(|| {
+        let which = which.addr() % TEXTS.len();
+        // SAFETY: the server's string, in its callback; the one made of it is ours.
+        let (text, shown) = unsafe {
+            let bytes = bytes_of(value);
+            let create = api!(RedisModule_CreateString);
+            let shown = create(ptr::null_mut(), bytes.as_ptr().cast(), bytes.len());
+            (String::from_utf8_lossy(bytes).into_owned(), shown)
+        };
+        let before = SHOWN[which].swap(shown, Relaxed);
+        if !before.is_null() {
+            // SAFETY: made by this function, and shown no more.
+            unsafe { api!(RedisModule_FreeString)(ptr::null_mut(), before) };
+        }
+        *TEXT_VALUES[which]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = text;
+    });
+    match set {
+        Some(()) => raw::REDISMODULE_OK as c_int,
+        None => raw::REDISMODULE_ERR as c_int,
+    }
+}
 
 /// True once after a setting has changed.
 pub fn take_changed() -> bool {
@@ -109,6 +162,25 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
         };
         if done != raw::REDISMODULE_OK as c_int {
             return Err(format!("the setting maos.{} was not taken", s.name));
+        }
+    }
+    for (index, t) in TEXTS.iter().enumerate() {
+        let name = CString::new(t.name).unwrap_or_default();
+        // SAFETY: as above.
+        let done = unsafe {
+            api!(RedisModule_RegisterStringConfig)(
+                ctx,
+                name.as_ptr(),
+                c"".as_ptr(),
+                raw::REDISMODULE_CONFIG_IMMUTABLE,
+                Some(get_text),
+                Some(set_text),
+                None,
+                ptr::without_provenance_mut(index),
+            )
+        };
+        if done != raw::REDISMODULE_OK as c_int {
+            return Err(format!("the setting maos.{} was not taken", t.name));
         }
     }
     // SAFETY: in OnLoad, after all settings are registered, as the server wants it.

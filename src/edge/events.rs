@@ -3,8 +3,11 @@
 use std::ffi::{c_int, c_void};
 
 use super::api::{api, raw};
+use super::call::bytes_of;
 use super::index::{self, Beside};
-use super::{background, failpoint, feed, guard, lineage, listeners, partitions, pause, waiting};
+use super::{
+    background, backup, failpoint, feed, guard, lineage, listeners, partitions, pause, waiting,
+};
 
 /// The events that are asked for. All are offered since Redis 7.0.
 const EVENTS: [u64; 8] = [
@@ -36,7 +39,38 @@ pub fn subscribe(ctx: *mut raw::RedisModuleCtx) -> bool {
         let done = unsafe { api!(RedisModule_SubscribeToServerEvent)(ctx, event, Some(happened)) };
         done == raw::REDISMODULE_OK as c_int
     };
+    // Offered since Redis 7.2.
+    let key = raw::RedisModuleEvent {
+        id: raw::REDISMODULE_EVENT_KEY,
+        dataver: DATA_VERSION,
+    };
+    // SAFETY: in OnLoad, with its context; a server that does not know it says so.
+    unsafe { api!(RedisModule_SubscribeToServerEvent)(ctx, key, Some(goes)) };
     EVENTS.into_iter().all(known)
+}
+
+/// A key is about to be removed, by whatever.
+unsafe extern "C" fn goes(
+    ctx: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    data: *mut c_void,
+) {
+    if !backup::keeps() || data.is_null() {
+        return;
+    }
+    guard::run(|| {
+        // SAFETY: what comes with this event, in the form that was asked for; the key is open in this callback, and so
+        // is its name.
+        unsafe {
+            let key = (*data.cast::<raw::RedisModuleKeyInfo>()).key;
+            let name = api!(RedisModule_GetKeyNameFromModuleKey)(key);
+            let db = api!(RedisModule_GetSelectedDb)(ctx);
+            if !name.is_null() {
+                backup::removes(db, bytes_of(name), key);
+            }
+        }
+    });
 }
 
 unsafe extern "C" fn happened(
@@ -56,6 +90,7 @@ unsafe extern "C" fn happened(
                 pause::look_at_settings();
             }
             raw::REDISMODULE_EVENT_LOADING => {
+                backup::disturbed("the data set was replaced by another one");
                 lineage::replaced(true);
                 if LOADED.contains(&sub) {
                     partitions::look_at_all(false);
@@ -69,6 +104,7 @@ unsafe extern "C" fn happened(
                     index::loads_beside(Beside::Begins);
                 }
                 raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED => {
+                    backup::disturbed("the data set was replaced by another one");
                     index::loads_beside(Beside::Served);
                     feed::replaced();
                 }
@@ -88,6 +124,9 @@ unsafe extern "C" fn happened(
                 }
             }
             raw::REDISMODULE_EVENT_FLUSHDB => {
+                if sub == raw::REDISMODULE_SUBEVENT_FLUSHDB_START {
+                    backup::flushes();
+                }
                 lineage::replaced(false);
                 waiting::look_at_all();
                 if sub != raw::REDISMODULE_SUBEVENT_FLUSHDB_START {
@@ -106,6 +145,7 @@ unsafe extern "C" fn happened(
                 let (first, second) = (swap.dbnum_first, swap.dbnum_second);
                 // The server says so too when a database changes places with itself.
                 if first != second {
+                    backup::disturbed("databases have changed places");
                     partitions::swapped(first, second);
                     index::swapped(first, second);
                     feed::flushed(first);

@@ -29,7 +29,7 @@ use super::keys::{is_leaving, Key, Mode};
 use super::lineage::{self, context, Name};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
-use super::{failpoint, guard, index, propagate, waiting};
+use super::{backup, failpoint, guard, index, propagate, waiting};
 
 /// One client that waits.
 struct Blocked {
@@ -375,7 +375,12 @@ unsafe extern "C" fn notified(
             (CStr::from_ptr(event), bytes_of(name), db)
         };
         match event.to_bytes() {
-            b"expired" => amend(db, key, Event::Expired),
+            b"expired" => {
+                if backup::keeps() {
+                    backup::expired();
+                }
+                amend(db, key, Event::Expired);
+            }
             b"evicted" => amend(db, key, Event::Evicted),
             b"restore" | b"rename_to" => came(db, key),
             b"copy_to" => copied(key),
@@ -428,6 +433,12 @@ fn moved(said: i32, key: &[u8]) {
     if let Some(db) = (record != 0).then(|| { dbs }.find(is_it)).flatten() {
         came(db, key);
     }
+}
+
+/// A key was brought back from a backup.
+pub fn brought(db: i32, key: &[u8]) {
+    came(db, key);
+    arm_if_due();
 }
 
 /// A key has come whole.

@@ -8,8 +8,8 @@ use maos_core::Code;
 use super::api::{api, raw};
 use super::metrics::METRICS;
 use super::{
-    background, conflicts, failpoint, feed, guard, index, listeners, node, partitions, pause,
-    waiting,
+    background, backup, conflicts, failpoint, feed, guard, index, listeners, node, partitions,
+    pause, waiting,
 };
 
 /// Registers the section.
@@ -66,6 +66,11 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     number("changes_read", m.events_read.get());
     number("watchers", log.watchers as u64);
     number("index_keys", index::len());
+    let backups = backup::numbers();
+    number("backup_running", u64::from(backups.running));
+    number("backups_made", backups.made);
+    number("backups_failed", backups.failed);
+    number("backup_last_ms", backups.last_ms);
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {

@@ -16,7 +16,7 @@ use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::ledger::{self, Held};
 use super::lineage::{context, Name};
-use super::{failpoint, feed, index, members, partitions};
+use super::{backup, failpoint, feed, index, members, partitions};
 use crate::persist;
 
 /// Whether the key's slot is another node's, or on its way from or to one that the key is on now: then it
@@ -201,6 +201,7 @@ impl<'c> Key<'c> {
             let at = unsafe { api!(RedisModule_GetAbsExpire)(handle) };
             u64::try_from(at).ok()
         };
+        self.keep_for_backup();
         let event = change.event(n, self.record());
         let live = self.record().and_then(Record::live);
         let previous = live.map_or(Stamp::NONE, Version::stamp);
@@ -240,6 +241,39 @@ impl<'c> Key<'c> {
         self.signal();
     }
 
+    /// Hands the record over to the backup that is being made, if it does not have it yet: it is about to change.
+    #[inline(always)]
+    pub fn keep_for_backup(&mut self) {
+        if backup::keeps() {
+            self.hand_over();
+        }
+    }
+
+    #[cold]
+    fn hand_over(&mut self) {
+        if self.record.is_null() {
+            return;
+        }
+        // SAFETY: the handle is open, and the name lives for `'c`; the record is as for `record_mut`.
+        unsafe {
+            let expires = api!(RedisModule_GetAbsExpire)(self.handle);
+            let (db, name) = (db_of(self.ctx), bytes_of(self.name));
+            if let Some(record) = self.record.as_mut() {
+                backup::keep(db, name, u64::try_from(expires).unwrap_or(0), record);
+            }
+        }
+    }
+
+    /// Puts a record that was restored in the place of whatever the key holds; it expires then, in milliseconds of unix
+    /// time; 0: not at all.
+    pub fn bring(&mut self, record: Record, expires_ms: u64) {
+        self.put(record);
+        if expires_ms > 0 {
+            self.expire(Expiry::At(expires_ms));
+        }
+        self.signal();
+    }
+
     /// Has those who listen told of this once the key is closed: whoever they are, nothing of ours is open then. Of
     /// several events of one command they are told the last.
     #[inline]
@@ -249,6 +283,7 @@ impl<'c> Key<'c> {
 
     /// The key goes, and its value with it.
     pub fn remove(&mut self) {
+        self.keep_for_backup();
         self.record = std::ptr::null_mut();
         // SAFETY: the key is open for writing; its value is not used any more.
         unsafe { api!(RedisModule_DeleteKey)(self.handle) };
@@ -256,6 +291,7 @@ impl<'c> Key<'c> {
 
     /// Puts a record in the place of whatever the key holds.
     pub fn put(&mut self, record: Record) {
+        self.keep_for_backup();
         let value = persist::boxed(record);
         self.record = value.cast();
         // SAFETY: the key is open for writing; the server owns the value from here on.

@@ -158,6 +158,12 @@ impl Node {
         self.clock.peek(now_us, steady_us)
     }
 
+    /// Takes a number that no version has: what is restored later is not older than any version that was given here
+    /// because of it.
+    pub fn took(&mut self, stamp: Stamp, now_us: u64) {
+        self.clock.made(stamp, now_us, steady_us);
+    }
+
     /// Takes note of a commit's stamp; `offered` is what [`next_stamp`](Node::next_stamp) gave for it.
     pub fn committed(&mut self, stamp: Stamp, offered: Stamp, now_us: u64) {
         lineage::raise(stamp);

@@ -340,6 +340,38 @@ pub fn local_of(name: &[u8]) -> Option<(Arc<Definition>, i32)> {
     })
 }
 
+/// Carries out that a partition is defined: by its key, here and on replicas. The stamp is the one that was offered for
+/// it, and when.
+pub fn define(
+    ctx: *mut raw::RedisModuleCtx,
+    name: &[u8],
+    key: &mut ShareKey<'_>,
+    made: Arc<Definition>,
+    expires_ms: u64,
+    (offered, now_us): (Stamp, u64),
+) {
+    let (is_new, made_at) = (key.definition().is_none(), made.stamp);
+    guard::applying(|| {
+        key.put(made);
+        key.expire(expires_ms);
+        let node = &mut *node();
+        match made_at == offered {
+            true => node.took(made_at, now_us),
+            false => node.observe(made_at, now_us),
+        }
+        // One that is new ends never, as far as is known.
+        if !is_new || expires_ms > 0 {
+            let place = node.shares.find(name).unwrap_or_default();
+            if let Some(entry) = node.shares.get_mut(place) {
+                entry.ends_ms = expires_ms;
+            }
+        }
+        if let Some(made) = key.definition() {
+            propagate::define(ctx, name, made, expires_ms);
+        }
+    });
+}
+
 /// When the key of a partition expires, in milliseconds of unix time; 0: it does not.
 pub fn expires_ms(db: i32, name: &[u8]) -> u64 {
     let ctx = context(db);

@@ -195,6 +195,28 @@ pub fn leaves(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
     tell(ctx, c"MAOS.LEAVES", key);
 }
 
+/// Replicates a record that was restored from a backup. `ctx` must have its database selected.
+pub fn brought(ctx: *mut raw::RedisModuleCtx, key: &[u8], record: &[u8], expires_ms: u64) {
+    if !listeners::any() {
+        return;
+    }
+    let expires = expires_ms.to_string();
+    // SAFETY: the format says what follows: bytes with their length, three times.
+    unsafe {
+        api!(RedisModule_Replicate)(
+            ctx,
+            c"MAOS.BROUGHT".as_ptr(),
+            c"bbb".as_ptr(),
+            key.as_ptr().cast::<c_char>(),
+            key.len(),
+            record.as_ptr().cast::<c_char>(),
+            record.len(),
+            expires.as_ptr().cast::<c_char>(),
+            expires.len(),
+        );
+    }
+}
+
 /// Replicates a command of one word.
 fn tell(ctx: *mut raw::RedisModuleCtx, command: &CStr, word: &[u8]) {
     if !listeners::any() {

@@ -158,7 +158,7 @@ impl Arena {
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_PATTERN,
                 ptr::null_mut(),
             ),
-            Beginning | KeyLike | Cursor | Events | KeyAgain | Value | Name(_) | Owner
+            Beginning | KeyLike | Cursor | Backup | Events | KeyAgain | Value | Name(_) | Owner
             | Partition | Json | Patch | Number | Pointer => (
                 raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_STRING,
                 ptr::null_mut(),

@@ -11,7 +11,7 @@ use crate::edge::api::{api, raw};
 use crate::edge::call::bytes_of;
 use crate::edge::metrics::METRICS;
 use crate::edge::node::node;
-use crate::edge::{events, failpoint, feed, guard, index, lineage, log, members, waiting};
+use crate::edge::{backup, events, failpoint, feed, guard, index, lineage, log, members, waiting};
 
 /// The record of a value.
 ///
@@ -132,6 +132,10 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
             let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
             if !name.is_null() {
                 let (db, name) = (api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
+                if backup::keeps() {
+                    let record = value.cast::<Record>().cast_mut();
+                    backup::unlinked(db, name, &mut *record);
+                }
                 members::left(record, db, name);
                 index::unlinked(db, name, value);
                 waiting::look_at(db, name);

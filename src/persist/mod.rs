@@ -9,6 +9,7 @@ mod rdb;
 mod restore;
 mod share;
 
+pub use restore::may_have_seen;
 pub use share::{boxed as boxed_share, held as held_share, is_held as is_held_share, share_type};
 
 use std::ffi::{c_int, c_void};
@@ -18,7 +19,7 @@ use maos_core::codec::v1;
 use maos_core::record::Record;
 
 use crate::edge::api::{api, raw};
-use crate::edge::ledger;
+use crate::edge::{backup, ledger};
 
 /// Nine characters, and for ever.
 const NAME: &std::ffi::CStr = c"MaosState";
@@ -36,6 +37,7 @@ pub fn data_type() -> *mut raw::RedisModuleType {
 /// Hands a record to the server.
 pub fn boxed(mut record: Record) -> *mut c_void {
     ledger::entered(&mut record);
+    backup::born(&mut record);
     Box::into_raw(Box::new(record)).cast()
 }
 

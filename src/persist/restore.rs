@@ -93,7 +93,7 @@ pub unsafe fn obey(io: *mut raw::RedisModuleIO, record: &mut Record) -> bool {
 
 /// Whether this version may have been given to the key before, with another value. A record that
 /// the key holds already may come again.
-fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
+pub fn may_have_seen(db: i32, key: &[u8], was: Stamp, record: &Record) -> bool {
     let ctx = lineage::context(db);
     let name = Name::new(ctx, key);
     // SAFETY: the context and the string outlive the key, which nobody else has open.

@@ -542,6 +542,19 @@ impl Lead {
     }
 }
 
+/// What a backup says of itself, and the id of the key that it is sealed with, without any key: so none of it is certain.
+///
+/// # Errors
+/// As [`Reader::open`], but for what a key is needed for.
+pub fn peek(mut source: impl Read) -> Result<(Head, Option<Box<str>>), BackupError> {
+    let lead = Lead::read(&mut source)?;
+    let id = match lead.envelope {
+        Envelope::Plain => None,
+        Envelope::Sealed(wrapped) => Some(wrapped.id),
+    };
+    Ok((lead.head, id))
+}
+
 /// Gives a sealed backup to another key. Takes how the file begins, at least until its chunks ([`LEAD_MAX`] bytes
 /// are always enough); gives what stands there instead, and where in the old file the chunks begin: these stay as
 /// they are.

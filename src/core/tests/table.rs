@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use maos_core::config::{self, LEASE_MAX_MS};
 use maos_core::event::Event;
 use maos_core::glob::Glob;
+use maos_core::wire::backup::*;
 use maos_core::wire::lock::*;
 use maos_core::wire::partition::*;
 use maos_core::wire::range::*;
@@ -56,7 +57,10 @@ fn entries_are_consistent() {
         assert_eq!(s.arity > 0, exact, "{name}: exact arity");
         let first = s.args.first().map(|a| a.kind);
         let key_first = matches!(first, Some(ArgKind::Key));
-        let names_no_key = matches!(first, None | Some(ArgKind::Pattern | ArgKind::Beginning));
+        let names_no_key = matches!(
+            first,
+            None | Some(ArgKind::Pattern | ArgKind::Beginning | ArgKind::Backup)
+        );
         assert_eq!(s.keys == Keys::None, names_no_key, "{name}: key spec");
         assert_eq!(
             matches!(s.keys, Keys::One(_)),
@@ -117,6 +121,8 @@ fn words(arg: &Arg, out: &mut Vec<Vec<u8>>) {
         ArgKind::Beginning => out.push(b"app:".to_vec()),
         ArgKind::Key | ArgKind::KeyAgain | ArgKind::KeyLike => out.push(b"key".to_vec()),
         ArgKind::Pattern => out.push(b"app:*".to_vec()),
+        // Both a name and an id.
+        ArgKind::Backup => out.push(b"0123456789abcdef0123456789abcdef".to_vec()),
         ArgKind::Events => out.push(b"created,expired".to_vec()),
         ArgKind::Value | ArgKind::Name(_) | ArgKind::Owner | ArgKind::Partition => {
             out.push(b"text".to_vec());
@@ -348,6 +354,19 @@ proptest! {
         same(&r, &r.encode());
         let r = PartitionHelp::default();
         same(&r, &r.encode());
+        let id = BackupId((u128::from(ms) << 64 | u128::from(version.0)).to_be_bytes());
+        let prefixes: Vec<_> = keys.iter().map(|(k, _, _)| &k[..]).collect();
+        let r = BackupCreate { name: b"nightly-1", prefixes: prefixes.clone() };
+        same(&r, &r.encode());
+        let r = BackupRestore {
+            id, prefixes: if flags[0] { prefixes[..1].to_vec() } else { prefixes }, into: flags[0].then_some(value), dry_run: flags[1], replace: flags[2],
+        };
+        same(&r, &r.encode());
+        same(&BackupStatus::new(id), &BackupStatus::new(id).encode());
+        same(&BackupVerify::new(id), &BackupVerify::new(id).encode());
+        same(&BackupCancel::new(id), &BackupCancel::new(id).encode());
+        same(&BackupDelete::new(id), &BackupDelete::new(id).encode());
+        same(&BackupList::default(), &BackupList::default().encode());
         let mut all: Vec<&[u8]> = keys.iter().map(|(k, _, _)| &k[..]).collect();
         all.sort_unstable();
         all.dedup();
@@ -425,6 +444,18 @@ proptest! {
         both(PoolReply { bytes: n, reserved: n, free: n, used: n, keys: n, partitions: n });
         both(DefinedReply(version));
         both(DroppedReply(n));
+        let id = BackupId(u128::from(n).to_be_bytes());
+        both(BegunReply(id));
+        let backup = || BackupReply { id, name: bytes(), instant: version, made_on: bytes(), key: agent(), prefixes: vec![bytes(), bytes()] };
+        both(BackupsReply(vec![BackupFileReply { backup: backup(), file: bytes(), size: n }]));
+        both(VerifiedReply { backup: backup(), keys: n, partitions: n, bytes: n, newest: version, digest: id });
+        for state in [JobState::Running, JobState::Done, JobState::Failed, JobState::Cancelled] {
+            let counts = RestoreCounts { kept: n, same: n, expired: n, elsewhere: n, refused: n, reason: agent(), total: n };
+            both(StatusReply {
+                id, name: bytes(), kind: if flags[0] { JobKind::Restore } else { JobKind::Create }, state, keys: n, bytes: n, instant: version,
+                millis: n, error: metadata(), restore: flags[0].then_some(counts),
+            });
+        }
         for kept in [None, Some(Kept::None), Some(Kept::Gone), Some(Kept::Value(bytes()))] {
             let events = Event::ALL.iter().map(|event| EventReply {
                 event: *event, key: agent(), version, previous: version, author: agent(), agent: metadata(), value: kept.clone(),

@@ -1,10 +1,11 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`], [`range`]).
+//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`], [`range`], [`backup`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
+pub mod backup;
 pub mod cursor;
 pub mod lock;
 pub mod partition;
@@ -25,6 +26,10 @@ use crate::Refusal;
 
 /// Every public request, whatever room it is from.
 pub mod requests {
+    pub use super::backup::{
+        BackupCancel, BackupCreate, BackupDelete, BackupHelp, BackupList, BackupRestore,
+        BackupStatus, BackupVerify,
+    };
     pub use super::lock::{Lock, Locks, MLock, Renew, Unlock};
     pub use super::partition::{
         PartitionAlter, PartitionCreate, PartitionDrop, PartitionHelp, PartitionInfo,
@@ -66,7 +71,9 @@ macro_rules! for_each_command {
             lock Lock, lock MLock, write Unlock, write Renew, read Locks,
             define PartitionCreate, define PartitionAlter, define PartitionDrop,
             survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp,
-            watch Watch, range Range
+            watch Watch, range Range,
+            backup BackupCreate, backup BackupStatus, backup BackupList, backup BackupVerify, backup BackupRestore,
+            backup BackupCancel, backup BackupDelete, backup BackupHelp
         }
     };
 }

@@ -36,6 +36,7 @@ toks! {
     AgentDedicated "AGENT_DEDICATED" SharedPool "SHARED_POOL" Temporary "TEMPORARY" Persistent "PERSISTENT"
     Evict "EVICT"
     Since "SINCE" Block "BLOCK" Types "TYPES" NotBy "NOTBY"
+    Into "INTO" DryRun "DRYRUN" Keep "KEEP" Replace "REPLACE"
 }
 
 /// A set of tokens: a bit for each.
@@ -126,6 +127,8 @@ pub enum ArgKind {
     KeyLike,
     /// The cursor of a watch.
     Cursor,
+    /// The name of a backup, or its id.
+    Backup,
     /// Types of events, separated by commas.
     Events,
     /// How long a lease lasts, in milliseconds.

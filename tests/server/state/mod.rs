@@ -3,6 +3,7 @@
 mod aba;
 mod acl;
 mod atomic;
+mod backups;
 mod cluster;
 mod conflicts;
 mod docs;

@@ -1,0 +1,118 @@
+//! Backups: made, listed, looked at, brought back.
+
+use maos_core::codec::backup::{self as format, BackupError};
+use maos_core::wire::backup::{
+    BackupId, BackupRequest, BackupsReply, BegunReply, JobKind, JobState, StatusReply,
+    VerifiedReply,
+};
+use maos_core::wire::Request;
+use maos_core::{Code, Refusal};
+
+use crate::edge::call::Call;
+use crate::edge::vault::{reply_of, Vault};
+use crate::edge::{backup, failpoint, offload, restoring};
+
+/// MAOS.BACKUP
+pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
+    call: &Call<'a>,
+) -> Result<(), Refusal> {
+    failpoint::hit("parse");
+    let request: BackupRequest<'_> = C::parse(call.args)?.into();
+    failpoint::hit("backup");
+    if let BackupRequest::Help(help) = request {
+        call.reply(&help);
+        return Ok(());
+    }
+    let vault = backup::vault()?;
+    call.check_may(&[b"BGSAVE"])?;
+    match request {
+        BackupRequest::Create(create) => call.reply(&BegunReply(backup::create(&create)?)),
+        BackupRequest::Restore(restore) => call.reply(&BegunReply(restoring::begin(&restore)?)),
+        BackupRequest::Status(id) => call.reply(&status(&vault, id)?),
+        BackupRequest::List => return offload::run(call, move || Ok(BackupsReply(vault.list()))),
+        BackupRequest::Verify(id) => {
+            let ring = backup::keys()?;
+            let (file, _) = restoring::open(&vault, id, ring.as_ref())?;
+            return offload::run(call, move || {
+                let verified = verify(&file, ring.as_ref());
+                verified.map_err(|e| Refusal::new(Code::BadBackup, e.to_string()))
+            });
+        }
+        BackupRequest::Cancel(id) => {
+            if !backup::cancel(id) && !restoring::cancel(id) {
+                return Err(no_job(id));
+            }
+            call.reply_int(1);
+        }
+        BackupRequest::Delete(id) => {
+            if backup::is_making(id) {
+                return Err(Refusal::fixed(
+                    Code::Busy,
+                    "this backup is being made: MAOS.BACKUP CANCEL ends that",
+                ));
+            }
+            let path = vault.find(id).ok_or_else(|| no_backup(id))?;
+            vault
+                .remove(&path)
+                .map_err(|why| Refusal::new(Code::Err, why))?;
+            call.reply_int(1);
+        }
+        BackupRequest::Help(_) => {}
+    }
+    Ok(())
+}
+
+fn no_job(id: BackupId) -> Refusal {
+    let text = format!("no backup or restore {id} is running");
+    Refusal::new(Code::NotFound, text)
+}
+
+fn no_backup(id: BackupId) -> Refusal {
+    let text = format!("there is no backup {id} in maos.backup-dir; MAOS.BACKUP LIST shows all");
+    Refusal::new(Code::NotFound, text)
+}
+
+/// How a job stands; of one that is not remembered what its file says.
+fn status(vault: &Vault, id: BackupId) -> Result<StatusReply<'static>, Refusal> {
+    if let Some(status) = backup::status(id).or_else(|| restoring::status(id)) {
+        return Ok(status);
+    }
+    let path = vault.find(id).ok_or_else(|| no_backup(id))?;
+    let bad = |why: String| Refusal::new(Code::BadBackup, why);
+    let file = vault.open(&path).map_err(bad)?;
+    let size = file.metadata().map_or(0, |found| found.len());
+    let (head, _) = format::peek(&file).map_err(|e| bad(e.to_string()))?;
+    Ok(StatusReply {
+        id,
+        name: head.name.as_bytes().to_vec().into(),
+        kind: JobKind::Create,
+        state: JobState::Done,
+        keys: 0,
+        bytes: size,
+        instant: head.instant,
+        millis: 0,
+        error: None,
+        restore: None,
+    })
+}
+
+/// Reads a backup to its end.
+fn verify(
+    file: &std::fs::File,
+    ring: Option<&maos_core::keyring::Keyring>,
+) -> Result<VerifiedReply<'static>, BackupError> {
+    use std::io::{Seek, SeekFrom};
+    let mut start = file;
+    start.seek(SeekFrom::Start(0))?;
+    let mut reader = format::Reader::open(file, ring)?;
+    let backup = reply_of(reader.head(), reader.key_id());
+    let (manifest, digest) = format::sum(&mut reader)?;
+    Ok(VerifiedReply {
+        backup,
+        keys: manifest.records + manifest.unchanged + manifest.natives,
+        partitions: manifest.definitions,
+        bytes: manifest.bytes,
+        newest: manifest.newest,
+        digest: BackupId(digest.to_be_bytes()),
+    })
+}

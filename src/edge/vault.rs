@@ -1,0 +1,281 @@
+//! The directory of the backups, and the keys that seal them. Runs in threads as well: nothing of the server is called.
+//!
+//! A backup is written to `.NAME-ID.part`, which its writer holds locked, and gets its name, `NAME-ID.maosbackup`, when
+//! all of it is on disk. So whatever ends in between, a kill, a full disk, leaves nothing that passes for a backup; and a
+//! file that nobody holds is swept up when the next backup begins. Several nodes may share a directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use maos_core::codec::backup::{peek, Head};
+use maos_core::keyring::{Keyring, KEYRING_MAX};
+use maos_core::refusal::Quoted;
+use maos_core::wire::backup::{is_backup_name, BackupFileReply, BackupId, BackupReply};
+
+use super::log;
+
+const ENDING: &str = ".maosbackup";
+const UNFINISHED: &str = ".part";
+/// The variable that may hold the keys.
+const KEYS: &str = "MAOS_BACKUP_ENCRYPTION_KEY";
+/// So many files of a directory are looked at.
+const FILES_MAX: usize = 100_000;
+/// A file that is unfinished and held by nobody may just have been made: younger ones stay.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub struct Vault(PathBuf);
+
+/// A backup that is being written.
+pub struct Unfinished {
+    /// Its file.
+    pub file: File,
+    at: PathBuf,
+    to: PathBuf,
+}
+
+fn told(what: &str, path: &Path, error: &io::Error) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = Quoted(name.as_encoded_bytes()).to_string();
+    format!("{what} {name}: {error}")
+}
+
+/// Opens a file of ours: not what a link leads to.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
+    }
+}
+
+/// Holds a file until it is closed. False if somebody else does.
+fn hold(file: &File) -> bool {
+    // SAFETY: the descriptor is open.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
+impl Vault {
+    /// This directory.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn new(dir: &str) -> Result<Vault, String> {
+        let path = PathBuf::from(dir);
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => Ok(Vault(path)),
+            Ok(_) => Err("maos.backup-dir is no directory".into()),
+            Err(e) => Err(format!("maos.backup-dir cannot be used: {e}")),
+        }
+    }
+
+    /// Makes the file of a new backup, for nobody else to read.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn begin(&self, name: &str, id: BackupId) -> Result<Unfinished, String> {
+        self.sweep();
+        let at = self.0.join(format!(".{name}-{id}{UNFINISHED}"));
+        let to = self.0.join(format!("{name}-{id}{ENDING}"));
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&at)
+            .map_err(|e| told("cannot make", &at, &e))?;
+        if !hold(&file) {
+            return Err("somebody else holds the new file".into());
+        }
+        Ok(Unfinished { file, at, to })
+    }
+
+    /// Unfinished files that nobody holds any more go.
+    fn sweep(&self) {
+        let unfinished = |path: &Path| {
+            let name = path.file_name().and_then(|n| n.to_str());
+            let name = name.and_then(|n| n.strip_prefix('.')?.strip_suffix(UNFINISHED));
+            name.is_some_and(|n| name_and_id(n).is_some())
+        };
+        for path in self.paths().filter(|path| unfinished(path)) {
+            let old = |file: &File| {
+                let made = file.metadata().and_then(|found| found.modified());
+                made.is_ok_and(|at| {
+                    SystemTime::now().duration_since(at).unwrap_or_default() > YOUNG
+                })
+            };
+            if open(&path).is_ok_and(|file| old(&file) && hold(&file)) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let all = fs::read_dir(&self.0).into_iter().flatten().take(FILES_MAX);
+        all.filter_map(|found| Some(found.ok()?.path()))
+    }
+
+    /// The file of a backup.
+    pub fn find(&self, id: BackupId) -> Option<PathBuf> {
+        self.paths().find(|path| id_of(path) == Some(id))
+    }
+
+    /// Opens the file of a backup.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub fn open(&self, path: &Path) -> Result<File, String> {
+        open(path).map_err(|e| told("cannot read", path, &e))
+    }
+
+    /// Removes the file of a backup.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub fn remove(&self, path: &Path) -> Result<(), String> {
+        fs::remove_file(path).map_err(|e| told("cannot remove", path, &e))?;
+        self.settle()
+    }
+
+    /// Has the directory itself on disk.
+    fn settle(&self) -> Result<(), String> {
+        let done = File::open(&self.0).and_then(|dir| dir.sync_all());
+        done.map_err(|e| format!("maos.backup-dir could not be written down: {e}"))
+    }
+
+    /// All backups, the newest first.
+    pub fn list(&self) -> Vec<BackupFileReply<'static>> {
+        let mut all: Vec<_> = self.paths().filter_map(|path| self.one(&path)).collect();
+        all.sort_by_key(|one| std::cmp::Reverse((one.backup.instant, one.backup.id)));
+        all
+    }
+
+    fn one(&self, path: &Path) -> Option<BackupFileReply<'static>> {
+        let id = id_of(path)?;
+        let read = || {
+            let file = open(path).map_err(|e| e.to_string())?;
+            let size = file.metadata().map_err(|e| e.to_string())?.len();
+            let (head, key) = peek(&file).map_err(|e| e.to_string())?;
+            let backup = reply_of(&head, key.as_deref());
+            match backup.id == id {
+                true => Ok((backup, size)),
+                false => Err("its name is that of another".to_string()),
+            }
+        };
+        match read() {
+            Ok((backup, size)) => Some(BackupFileReply {
+                backup,
+                file: path.file_name()?.as_encoded_bytes().to_vec().into(),
+                size,
+            }),
+            Err(why) => {
+                let name = Quoted(path.file_name()?.as_encoded_bytes()).to_string();
+                log::warning(&format!("the backup {name} cannot be read: {why}"));
+                None
+            }
+        }
+    }
+}
+
+/// What the beginning of a backup says, as a reply.
+pub fn reply_of(head: &Head, key: Option<&str>) -> BackupReply<'static> {
+    BackupReply {
+        id: BackupId(head.id),
+        name: head.name.as_bytes().to_vec().into(),
+        instant: head.instant,
+        made_on: head.node.to_vec().into(),
+        key: key.map(|id| id.as_bytes().to_vec().into()),
+        prefixes: head.prefixes.iter().map(|p| p.to_vec().into()).collect(),
+    }
+}
+
+/// `NAME-ID`, taken apart.
+fn name_and_id(text: &str) -> Option<BackupId> {
+    let (name, id) = text.rsplit_once('-')?;
+    BackupId::parse(id.as_bytes()).filter(|_| is_backup_name(name.as_bytes()))
+}
+
+fn id_of(path: &Path) -> Option<BackupId> {
+    let name = path.file_name()?.to_str()?;
+    name_and_id(name.strip_suffix(ENDING)?)
+}
+
+impl Unfinished {
+    /// All of it is written: it gets its name once it is on disk.
+    ///
+    /// # Errors
+    /// What the system says; then there is no backup.
+    pub fn finish(self, vault: &Vault) -> Result<(), String> {
+        let done = self.file.sync_all();
+        done.map_err(|e| told("cannot write down", &self.at, &e))?;
+        fs::rename(&self.at, &self.to).map_err(|e| told("cannot name", &self.at, &e))?;
+        vault.settle()
+    }
+
+    /// There is to be no backup.
+    pub fn give_up(self) {
+        let _ = fs::remove_file(&self.at);
+    }
+}
+
+/// The keys that seal backups; `None` where there are none.
+///
+/// # Errors
+/// If there should be some, and they cannot be used.
+pub fn keys(file: &str) -> Result<Option<Keyring>, String> {
+    if let Some(text) = std::env::var_os(KEYS) {
+        let ring = Keyring::from_env_text(text.as_encoded_bytes());
+        return ring.map(Some).map_err(|e| format!("{KEYS}: {e}"));
+    }
+    if file.is_empty() {
+        return Ok(None);
+    }
+    let bad = |why: String| format!("maos.backup-key-file cannot be used: {why}");
+    let key_file = open(Path::new(file)).map_err(|e| bad(e.to_string()))?;
+    let found = key_file.metadata().map_err(|e| bad(e.to_string()))?;
+    // SAFETY: it cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if found.uid() != own || found.mode() & 0o077 != 0 {
+        return Err(bad(format!(
+            "it must belong to the server's user and have mode 0600, it has {:04o}",
+            found.mode() & 0o7777
+        )));
+    }
+    let mut text = vec![];
+    let most = KEYRING_MAX as u64 + 1;
+    let read = (&key_file).take(most).read_to_end(&mut text);
+    read.map_err(|e| bad(e.to_string()))?;
+    let ring = Keyring::parse(&text).map_err(|e| bad(e.to_string()));
+    text.fill(0);
+    ring.map(Some)
+}
+
+/// Random bytes that nobody can foretell.
+///
+/// # Errors
+/// If the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    let done = getrandom::fill(&mut bytes);
+    done.map_err(|e| format!("the system gives no random bytes: {e}"))?;
+    Ok(bytes)
+}
+
+/// What this machine is called.
+pub fn host() -> Vec<u8> {
+    let mut name = [0u8; 64];
+    // SAFETY: the buffer is as long as is said, and one byte longer than what is read of it.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let end = name.iter().position(|b| *b == 0).unwrap_or(0);
+    name[..end].to_vec()
+}
