@@ -1,15 +1,16 @@
 //! Backups: made, listed, looked at, brought back.
 
-use maos_core::codec::backup::{self as format, BackupError};
+use maos_core::codec::backup as format;
 use maos_core::wire::backup::{
-    BackupId, BackupRequest, BackupsReply, BegunReply, JobKind, JobState, StatusReply,
-    VerifiedReply,
+    BackupFileReply, BackupId, BackupRequest, BackupsReply, BegunReply, JobKind, JobState,
+    StatusReply,
 };
 use maos_core::wire::Request;
 use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
-use crate::edge::vault::{reply_of, Vault};
+use crate::edge::chain::Chain;
+use crate::edge::vault::Vault;
 use crate::edge::{backup, failpoint, offload, restoring};
 
 /// MAOS.BACKUP
@@ -31,11 +32,11 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
         BackupRequest::Status(id) => call.reply(&status(&vault, id)?),
         BackupRequest::List => return offload::run(call, move || Ok(BackupsReply(vault.list()))),
         BackupRequest::Verify(id) => {
-            let ring = backup::keys()?;
-            let (file, _) = restoring::open(&vault, id, ring.as_ref())?;
+            // Whoever looks at one without a key is not about to take it for good.
+            let chain = Chain::open(&vault, id, backup::keys()?, true)?;
             return offload::run(call, move || {
-                let verified = verify(&file, ring.as_ref());
-                verified.map_err(|e| Refusal::new(Code::BadBackup, e.to_string()))
+                let verified = chain.verify();
+                verified.map_err(|why| Refusal::new(Code::BadBackup, why))
             });
         }
         BackupRequest::Cancel(id) => {
@@ -52,6 +53,12 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
                 ));
             }
             let path = vault.find(id).ok_or_else(|| no_backup(id))?;
+            let is_needed = |b: &&BackupFileReply<'_>| b.backup.parent == Some(id);
+            let needed = vault.list().iter().filter(is_needed).count();
+            if needed > 0 {
+                let text = format!("{needed} other backups go on from this one, and could not be restored without it: delete them first");
+                return Err(Refusal::new(Code::Err, text));
+            }
             vault
                 .remove(&path)
                 .map_err(|why| Refusal::new(Code::Err, why))?;
@@ -92,27 +99,7 @@ fn status(vault: &Vault, id: BackupId) -> Result<StatusReply<'static>, Refusal> 
         instant: head.instant,
         millis: 0,
         error: None,
+        left_out: 0,
         restore: None,
-    })
-}
-
-/// Reads a backup to its end.
-fn verify(
-    file: &std::fs::File,
-    ring: Option<&maos_core::keyring::Keyring>,
-) -> Result<VerifiedReply<'static>, BackupError> {
-    use std::io::{Seek, SeekFrom};
-    let mut start = file;
-    start.seek(SeekFrom::Start(0))?;
-    let mut reader = format::Reader::open(file, ring)?;
-    let backup = reply_of(reader.head(), reader.key_id());
-    let (manifest, digest) = format::sum(&mut reader)?;
-    Ok(VerifiedReply {
-        backup,
-        keys: manifest.records + manifest.unchanged + manifest.natives,
-        partitions: manifest.definitions,
-        bytes: manifest.bytes,
-        newest: manifest.newest,
-        digest: BackupId(digest.to_be_bytes()),
     })
 }

@@ -1335,7 +1335,7 @@ impl<'a> DefineCommand<'a> for PartitionCreate<'a> {
     fn decide(
         &self,
         held: Option<&Definition>,
-        _: &dyn Ledger,
+        ledger: &dyn Ledger,
         env: &Env<'_>,
     ) -> Result<Fate, Refusal> {
         let shares = env.shares;
@@ -1355,6 +1355,16 @@ impl<'a> DefineCommand<'a> for PartitionCreate<'a> {
         let blank = Definition::blank(Stamp(env.stamp.0 - 1));
         let (made, expiry) = blank.amended("MAOS.PARTITION CREATE", &self.terms, env)?;
         made.check(self.name, 0, env)?;
+        // Of one of this name that was dropped, whose keys have not been let go yet.
+        let used = shares.find(self.name).map(|p| ledger.usage(p).bytes);
+        if let Some(used) = used.filter(|used| *used > made.quota) {
+            let text = format!(
+                "keys that belonged to a partition {} hold {used} bytes still, more than the {} of BYTES: give it more, or wait until they are let go",
+                Quoted(self.name),
+                made.quota
+            );
+            return Err(Refusal::new(Code::Quota, text));
+        }
         Ok(Fate::Defined(made, expiry))
     }
 

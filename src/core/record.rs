@@ -17,6 +17,7 @@
 //! bytes and one allocation for everything its version holds; whatever only some records have is
 //! behind one pointer.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::config::{Limits, REQID_WINDOW};
@@ -335,6 +336,12 @@ impl Record {
     #[inline]
     pub fn set_member(&mut self, member: Member) {
         self.member = member.backed(self.member.is_backed());
+    }
+
+    /// What it holds now, in 64 bits: the current version, who wrote it and what came with it. Not its history, nor its lock.
+    pub fn fingerprint(&self) -> u64 {
+        let (current, state) = (self.current(), foldhash::quality::FixedState::default());
+        state.hash_one((current.blob(), &**current.who()))
     }
 
     /// The mark of the last backup that has it as it was at its instant, or that it came after. Nothing that travels.

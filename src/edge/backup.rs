@@ -21,17 +21,15 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
-use std::fs::File;
-use std::io::BufWriter;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use maos_core::codec::backup::{Content, Entry, Head, Sealer, Writer};
+use maos_core::codec::backup::{Head, Parent};
 use maos_core::codec::v1::{self, Share};
 use maos_core::keyring::Keyring;
 use maos_core::partition::Place;
@@ -41,11 +39,14 @@ use maos_core::{Code, Refusal, Stamp};
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
+use super::chain::{Chain, Known};
 use super::keys::{Key, Mode};
 use super::lineage::context;
 use super::metrics::METRICS;
+use super::native::{self, Found};
 use super::node::{node, now_us};
-use super::vault::{self, Unfinished, Vault};
+use super::scribe::{leading, locked, Kind, Packed, Parcel, Scribe, Shared, LEADING};
+use super::vault::{self, Vault};
 use super::{config, failpoint, guard, log, nodes, partitions, restoring};
 use crate::persist;
 
@@ -68,33 +69,17 @@ static MARK: AtomicBool = AtomicBool::new(false);
 /// A record could not be handed over.
 static MISSED: AtomicBool = AtomicBool::new(false);
 
-/// What the thread and the main thread tell each other.
-#[derive(Default)]
-struct Shared {
-    /// Bytes that wait to be written.
-    waiting: AtomicUsize,
-    keys: AtomicU64,
-    bytes: AtomicU64,
-    /// Nobody wants it any more.
-    cancelled: AtomicBool,
-    /// What came of it.
-    ended: Mutex<Option<Result<(), String>>>,
-}
-
-/// What is handed to the thread.
-enum Parcel {
-    /// Entries, one after the other: see [`pack`].
-    Entries(Vec<u8>),
-    /// There are no more.
-    End,
-}
-
 /// The backup that is being made.
 struct Making {
     id: BackupId,
     shared: Arc<Shared>,
     to: Sender<Parcel>,
+    /// What it is to say of itself, until it begins.
+    head: Option<Box<Head>>,
     prefixes: Vec<Box<[u8]>>,
+    native: bool,
+    /// What it goes on from has of the keys.
+    known: Option<Arc<Known>>,
     /// What the partitions are called, as of the instant: who asks may hold the node.
     names: HashMap<Place, Arc<[u8]>>,
     /// What waits to be handed over.
@@ -112,6 +97,7 @@ struct Job {
     began: Instant,
     took: Option<Duration>,
     error: Option<String>,
+    left_out: u64,
     shared: Arc<Shared>,
 }
 
@@ -119,7 +105,6 @@ struct Job {
 struct Walk {
     cursor: *mut raw::RedisModuleScanCursor,
     db: c_int,
-    armed: bool,
 }
 
 #[derive(Default)]
@@ -128,6 +113,10 @@ struct Backups {
     jobs: VecDeque<Job>,
     /// It goes on until every record bears the mark, though nobody may want the backup any more.
     walk: Option<Walk>,
+    /// A look is arranged for.
+    armed: bool,
+    /// Keys of other types that the walk has come by.
+    natives: Vec<(i32, Box<[u8]>)>,
     /// Ended, and not yet heard of from its thread.
     ending: Option<Arc<Shared>>,
     made: u64,
@@ -204,7 +193,7 @@ fn node_id() -> Vec<u8> {
     vault::host()
 }
 
-/// Begins a backup of what there is now.
+/// Begins a backup of what there is now, or, where it goes on from another one, as soon as that has been read.
 ///
 /// # Errors
 /// `BUSY` if one is being made, and whatever keeps it from being begun.
@@ -224,28 +213,38 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
     }
     let ring = keys()?;
     let fault = |why: String| Refusal::new(Code::Err, why);
-    if ring.is_none() && !node().limits.backup_plain {
+    let may_be_plain = node().limits.backup_plain;
+    if ring.is_none() && !may_be_plain {
         return Err(fault("no key to encrypt backups with: set maos.backup-key-file in redis.conf, or maos.backup-plain yes for files that anybody can read".into()));
+    }
+    let prefixes: Vec<Box<[u8]>> = request.prefixes.iter().map(|p| Box::from(*p)).collect();
+    let parent = match request.since {
+        Some(since) => Some(Chain::open(&vault, since, keys()?, may_be_plain)?),
+        None => None,
+    };
+    if parent
+        .as_ref()
+        .is_some_and(|p| p.head().prefixes != prefixes)
+    {
+        return Err(fault(
+            "the backup that it is to go on from has other prefixes".into(),
+        ));
     }
     let name = String::from_utf8_lossy(request.name).into_owned();
     let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
     let random = vault::random().map_err(fault)?;
     let file = vault.begin(&name, id).map_err(fault)?;
-    let instant = {
-        let node = &mut *node();
-        let now = now_us();
-        let stamp = node.next_stamp(now);
-        node.took(stamp, now);
-        stamp
-    };
     let head = Head {
         id: id.0,
         name: name.clone().into(),
         node: node_id().into(),
-        instant,
-        prefixes: request.prefixes.iter().map(|p| Box::from(*p)).collect(),
-        parent: None,
-        natives: false,
+        instant: Stamp::NONE,
+        prefixes: prefixes.clone(),
+        parent: parent.as_ref().map(|p| Parent {
+            id: p.head().id,
+            instant: p.head().instant,
+        }),
+        natives: request.native,
         made_with: env!("CARGO_PKG_VERSION").into(),
     };
     let (to, parcels) = mpsc::channel();
@@ -253,72 +252,112 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
     let job = Job {
         id,
         name: name.into(),
-        instant,
+        instant: Stamp::NONE,
         state: JobState::Running,
         began: Instant::now(),
         took: None,
         error: None,
+        left_out: 0,
         shared: shared.clone(),
     };
-    let prefixes = head.prefixes.clone();
-    let told = shared.clone();
+    let waits = parent.is_some();
+    let (told, scribe) = (
+        shared.clone(),
+        Scribe {
+            file,
+            vault,
+            ring,
+            random,
+            parent,
+        },
+    );
     let write = move || {
-        let wrote = catch_unwind(AssertUnwindSafe(|| {
-            write(file, &vault, head, ring.as_ref(), &random, &parcels, &told)
-        }));
+        let wrote = catch_unwind(AssertUnwindSafe(|| scribe.write(&parcels, &told)));
         let wrote = wrote.unwrap_or_else(|_| {
             METRICS.panics.one();
             Err(FAULT.into())
         });
-        *told.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(wrote);
+        *locked(&told.ended) = Some(wrote);
     };
     let thread = std::thread::Builder::new().name("maos-backup".into());
     thread
         .spawn(write)
         .map_err(|e| fault(format!("no thread for it: {e}")))?;
-    let mut parcel = Vec::with_capacity(PARCEL + 4096);
-    for (name, definition, db) in partitions::local() {
-        let (bytes, ends_ms) = (
-            v1::encode_definition(&definition),
-            partitions::expires_ms(db, &name),
-        );
-        pack(&mut parcel, db, &name, ends_ms, &bytes, DEFINITION);
-    }
-    let names = {
-        let node = node();
-        let named = node
-            .shares
-            .entries()
-            .map(|(place, entry)| (place, entry.name.clone()));
-        named.collect()
-    };
     with(|b| {
         b.making = Some(Making {
             id,
             shared,
             to,
+            head: Some(Box::new(head)),
             prefixes,
-            names,
-            parcel,
+            native: request.native,
+            known: None,
+            names: HashMap::default(),
+            parcel: Vec::new(),
             unsure: None,
-        });
-        // SAFETY: it has no arguments.
-        let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
-        b.walk = Some(Walk {
-            cursor,
-            db: 0,
-            armed: false,
         });
         while b.jobs.len() >= JOBS_MAX {
             b.jobs.pop_front();
         }
         b.jobs.push_back(job);
     });
-    MARK.store(!MARK.load(Relaxed), Relaxed);
-    KEEPS.store(true, Relaxed);
-    listen(true);
+    if !waits {
+        begin(None);
+    }
     arm();
     Ok(id)
+}
+
+/// The instant: what is there now is what the backup holds.
+fn begin(known: Option<Arc<Known>>) {
+    let instant = {
+        let node = &mut *node();
+        let now = now_us();
+        let stamp = node.next_stamp(now);
+        node.took(stamp, now);
+        stamp
+    };
+    let mut parcel = Vec::with_capacity(PARCEL + 4096);
+    for (name, definition, db) in partitions::local() {
+        Packed {
+            db,
+            key: &name,
+            expires_ms: partitions::expires_ms(db, &name),
+            kind: Kind::Definition,
+            bytes: &v1::encode_definition(&definition),
+        }
+        .put(&mut parcel);
+    }
+    let names = {
+        let node = node();
+        let named = node.shares.entries();
+        let named = named.map(|(place, entry)| (place, entry.name.clone()));
+        named.collect()
+    };
+    let begun = with(|b| {
+        let Some(making) = &mut b.making else {
+            return false;
+        };
+        let Some(mut head) = making.head.take() else {
+            return false;
+        };
+        head.instant = instant;
+        let _ = making.to.send(Parcel::Head(head));
+        (making.known, making.names, making.parcel) = (known, names, parcel);
+        if let Some(job) = b.jobs.iter_mut().find(|job| job.id == making.id) {
+            job.instant = instant;
+        }
+        // SAFETY: it has no arguments.
+        let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
+        b.walk = Some(Walk { cursor, db: 0 });
+        b.natives.clear();
+        true
+    });
+    if begun {
+        MARK.store(!MARK.load(Relaxed), Relaxed);
+        KEEPS.store(true, Relaxed);
+        listen(true);
+    }
 }
 
 fn busy(why: &str) -> Refusal {
@@ -343,109 +382,6 @@ fn listen(on: bool) {
             None => {}
         }
     }
-}
-
-/// The bytes of one entry as it is handed over: where the key and what it holds end, when it expires, in which
-/// database, what it is.
-pub const LEADING: usize = 4 + 4 + 8 + 4 + 1;
-/// It is a record.
-pub const RECORD: u8 = 0;
-/// It is the definition of a partition.
-pub const DEFINITION: u8 = 1;
-
-pub fn pack(to: &mut Vec<u8>, db: i32, key: &[u8], expires_ms: u64, bytes: &[u8], kind: u8) {
-    let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-    to.extend_from_slice(&len(key));
-    to.extend_from_slice(&len(bytes));
-    to.extend_from_slice(&expires_ms.to_le_bytes());
-    to.extend_from_slice(&db.to_le_bytes());
-    to.push(kind);
-    to.extend_from_slice(key);
-    to.extend_from_slice(bytes);
-}
-
-/// Takes what was [packed](pack) apart again.
-pub fn unpack(bytes: &[u8]) -> impl Iterator<Item = Entry<'_>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let (lead, after) = rest.split_at_checked(LEADING)?;
-        let word = |at: usize| u32::from_le_bytes(lead[at..at + 4].try_into().unwrap_or_default());
-        let expires_ms = u64::from_le_bytes(lead[8..16].try_into().unwrap_or_default());
-        let (key, after) = after.split_at_checked(word(0) as usize)?;
-        let (bytes, after) = after.split_at_checked(word(4) as usize)?;
-        rest = after;
-        Some(Entry {
-            db: word(16),
-            key,
-            expires_ms: Some(expires_ms).filter(|ms| *ms > 0),
-            content: match lead[20] {
-                DEFINITION => Content::Definition(bytes),
-                _ => Content::Record(bytes),
-            },
-        })
-    })
-}
-
-/// Writes a backup down. In a thread of its own.
-fn write(
-    file: Unfinished,
-    vault: &Vault,
-    head: Head,
-    ring: Option<&Keyring>,
-    random: &[u8; maos_core::codec::backup::SEAL_RANDOM],
-    parcels: &Receiver<Parcel>,
-    shared: &Shared,
-) -> Result<(), String> {
-    let wrote = write_all(&file.file, head, ring, random, parcels, shared);
-    match wrote {
-        Ok(()) => {
-            failpoint::hit("backup finish");
-            file.finish(vault)
-        }
-        Err(why) => {
-            file.give_up();
-            Err(why)
-        }
-    }
-}
-
-fn write_all(
-    file: &File,
-    head: Head,
-    ring: Option<&Keyring>,
-    random: &[u8; maos_core::codec::backup::SEAL_RANDOM],
-    parcels: &Receiver<Parcel>,
-    shared: &Shared,
-) -> Result<(), String> {
-    failpoint::hit("backup write");
-    let sealer = match ring {
-        Some(ring) => Sealer::with_key(ring.active(), random),
-        None => Sealer::plain(),
-    };
-    let out = BufWriter::with_capacity(1 << 20, file);
-    let mut writer = Writer::create(out, head, sealer).map_err(|e| e.to_string())?;
-    loop {
-        let parcel = parcels.recv();
-        if shared.cancelled.load(Relaxed) {
-            return Err("cancelled".into());
-        }
-        let bytes = match parcel {
-            Ok(Parcel::Entries(bytes)) => bytes,
-            Ok(Parcel::End) => break,
-            Err(_) => return Err("it was given up".into()),
-        };
-        for entry in unpack(&bytes) {
-            writer.entry(&entry).map_err(|e| e.to_string())?;
-            if let Content::Record(_) = entry.content {
-                shared.keys.fetch_add(1, Relaxed);
-            }
-        }
-        shared.bytes.fetch_add(bytes.len() as u64, Relaxed);
-        shared.waiting.fetch_sub(bytes.len(), Relaxed);
-    }
-    let (out, _) = writer.finish().map_err(|e| e.to_string())?;
-    out.into_inner().map_err(|e| e.to_string())?;
-    Ok(())
 }
 
 impl Making {
@@ -504,24 +440,29 @@ fn take(db: i32, key: &[u8], expires_ms: u64, record: &Record) {
     if !making.wants(key) {
         return;
     }
-    let start = making.parcel.len();
     making.unsure = None;
-    making.parcel.resize(start + LEADING, 0);
-    making.parcel.extend_from_slice(key);
-    let from = making.parcel.len();
-    let name = making.names.get(&record.member().place());
-    v1::encode_record(
-        record,
-        Share::of(record, name.map(|n| &**n)),
-        &mut making.parcel,
-    );
-    let len = making.parcel.len() - from;
-    let mut lead = Vec::with_capacity(LEADING);
-    pack(&mut lead, db, &[], expires_ms, &[], RECORD);
-    let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
-    lead[0..4].copy_from_slice(&size(key.len()));
-    lead[4..8].copy_from_slice(&size(len));
-    making.parcel[start..start + LEADING].copy_from_slice(&lead);
+    let same = |known: &Arc<Known>| known.has(db, key, record);
+    if making.known.as_ref().is_some_and(same) {
+        Packed {
+            db,
+            key,
+            expires_ms,
+            kind: Kind::Unchanged,
+            bytes: &record.current().stamp().0.to_le_bytes(),
+        }
+        .put(&mut making.parcel);
+    } else {
+        let start = making.parcel.len();
+        making.parcel.resize(start + LEADING, 0);
+        making.parcel.extend_from_slice(key);
+        let from = making.parcel.len();
+        let name = making.names.get(&record.member().place());
+        let share = Share::of(record, name.map(|n| &**n));
+        v1::encode_record(record, share, &mut making.parcel);
+        let len = making.parcel.len() - from;
+        let lead = leading(db, key.len(), expires_ms, Kind::Record, len);
+        making.parcel[start..start + LEADING].copy_from_slice(&lead);
+    }
     if making.parcel.len() >= PARCEL {
         making.send();
         let waiting = making.shared.waiting.load(Relaxed);
@@ -668,12 +609,7 @@ impl Backups {
         else {
             return;
         };
-        let Some(ended) = shared
-            .ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        else {
+        let Some(ended) = locked(&shared.ended).take() else {
             return;
         };
         // Before all was handed over, if it failed.
@@ -729,6 +665,7 @@ impl Job {
             keys: self.shared.keys.load(Relaxed),
             bytes: self.shared.bytes.load(Relaxed),
             instant: self.instant,
+            left_out: self.left_out,
             millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             error: self
                 .error
@@ -771,11 +708,11 @@ pub fn is_making(id: BackupId) -> bool {
 }
 
 fn arm() {
-    let first = with(|b| match &mut b.walk {
-        Some(walk) => !std::mem::replace(&mut walk.armed, true),
-        None => b.ending.is_some(),
+    let wanted = with(|b| {
+        let wanted = b.making.is_some() || b.walk.is_some() || b.ending.is_some();
+        wanted && !std::mem::replace(&mut b.armed, true)
     });
-    if first {
+    if wanted {
         // SAFETY: our own context; no data.
         unsafe {
             api!(RedisModule_CreateTimer)(context(0), SLICE_EVERY_MS, Some(tick), ptr::null_mut())
@@ -785,13 +722,16 @@ fn arm() {
 
 unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
     let went = guard::run(|| {
-        with(|b| {
-            if let Some(walk) = &mut b.walk {
-                walk.armed = false;
-            }
+        let ready = with(|b| {
+            b.armed = false;
             b.hear();
+            let waits = b.making.as_ref().filter(|m| m.head.is_some());
+            waits.and_then(|m| locked(&m.shared.ready).take())
         });
         failpoint::hit("backup tick");
+        if let Some(known) = ready {
+            begin(known);
+        }
         if MISSED.swap(false, Relaxed) {
             with(|b| b.end(Err(FAULT.into())));
         }
@@ -821,6 +761,9 @@ fn walk_for(budget: Duration, all: bool) -> bool {
     };
     let ctx = context(db);
     while all || start.elapsed() < budget {
+        if take_native() {
+            continue;
+        }
         // SAFETY: our own context and cursor; `look` is given nothing back.
         let more = unsafe {
             if api!(RedisModule_SelectDb)(ctx, db) != raw::REDISMODULE_OK as c_int {
@@ -845,6 +788,42 @@ fn walk_for(budget: Duration, all: bool) -> bool {
     true
 }
 
+/// Reads one of the keys of other types that the walk has come by. False if there is none.
+fn take_native() -> bool {
+    let Some((db, key)) = with(|b| b.natives.pop()) else {
+        return false;
+    };
+    let read = native::read(db, &key);
+    with(|b| {
+        let Some(making) = &mut b.making else {
+            return;
+        };
+        match read {
+            Found::Value(expires_ms, kind, elements) => {
+                making.unsure = None;
+                Packed {
+                    db,
+                    key: &key,
+                    expires_ms,
+                    kind: Kind::Native(kind as u8),
+                    bytes: &elements.0,
+                }
+                .put(&mut making.parcel);
+                if making.parcel.len() >= PARCEL {
+                    making.send();
+                }
+            }
+            Found::LeftOut => {
+                if let Some(job) = b.jobs.iter_mut().find(|job| job.id == making.id) {
+                    job.left_out += 1;
+                }
+            }
+            Found::Nothing => {}
+        }
+    });
+    true
+}
+
 /// All keys have been looked at.
 fn ended(cursor: *mut raw::RedisModuleScanCursor) {
     with(|b| {
@@ -866,7 +845,14 @@ unsafe extern "C" fn look(
         // SAFETY: the key is open or null while this runs, and a value of our type is what we put there, which
         // nothing else looks at meanwhile. The name lives while this runs.
         unsafe {
-            if key.is_null() || api!(RedisModule_ModuleTypeGetType)(key) != persist::data_type() {
+            if key.is_null() {
+                return;
+            }
+            let kind = api!(RedisModule_ModuleTypeGetType)(key);
+            if kind != persist::data_type() {
+                if kind != persist::share_type() {
+                    note_native(ctx, bytes_of(name));
+                }
                 return;
             }
             let record = api!(RedisModule_ModuleTypeGetValue)(key).cast::<Record>();
@@ -889,6 +875,18 @@ unsafe extern "C" fn look(
     if looked.is_none() {
         disturbed(FAULT);
     }
+}
+
+/// A key of another type is read when the scan has let go of it.
+fn note_native(ctx: *mut raw::RedisModuleCtx, key: &[u8]) {
+    // SAFETY: the context of the scan.
+    let db = unsafe { api!(RedisModule_GetSelectedDb)(ctx) };
+    with(|b| {
+        let wants = |m: &Making| m.native && m.wants(key);
+        if b.making.as_ref().is_some_and(wants) {
+            b.natives.push((db, key.into()));
+        }
+    });
 }
 
 /// The server is about to remove a key, and says so (Redis 7.2, Valkey).

@@ -9,8 +9,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
@@ -18,9 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maos_core::change::Expiry;
-use maos_core::codec::backup::{self, BackupError, Content, Entry, Head};
+use maos_core::codec::backup::{Content, Entry};
 use maos_core::codec::v1;
-use maos_core::keyring::Keyring;
 use maos_core::partition::{DefineCommand, Definition, Fate, Member};
 use maos_core::record::Record;
 use maos_core::restored::Restored;
@@ -32,13 +30,14 @@ use maos_core::wire::partition::{Class, PartitionCreate, Terms};
 use maos_core::{Code, Refusal, Stamp, Who};
 
 use super::api::{api, raw};
-use super::backup::{pack, unpack, vault, RECORD};
+use super::backup::vault;
 use super::call::flags;
+use super::chain::Chain;
 use super::keys::{is_elsewhere, Key, Mode, ShareKey};
 use super::lineage::{context, Name};
 use super::node::{node, now_us};
-use super::vault::Vault;
-use super::{failpoint, feed, guard, ledger, log, members, partitions, propagate};
+use super::scribe::{type_of, Elements, Kind, Packed};
+use super::{failpoint, feed, guard, ledger, log, members, native, partitions, propagate};
 use crate::persist::may_have_seen;
 
 /// How long one slice takes, and milliseconds from one to the next.
@@ -128,8 +127,9 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
             "a restore goes on: begin another one when it is done",
         ));
     }
-    let ring = super::backup::keys()?;
-    let (file, head) = open(&vault, request.id, ring.as_ref())?;
+    let may_be_plain = node().limits.backup_plain;
+    let chain = Chain::open(&vault, request.id, super::backup::keys()?, may_be_plain)?;
+    let head = chain.head();
     let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
     let job = Job {
         id,
@@ -154,8 +154,8 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
     let (prefixes, partitions_too) = (owned.prefixes.clone(), owned.into.is_none());
     let told = cancelled.clone();
     let read = move || {
-        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            read(&file, ring.as_ref(), &prefixes, partitions_too, &to, &told)
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            read(&chain, &prefixes, partitions_too, &to, &told)
         }));
         let last = match read {
             Ok(Ok(())) => Parcel::End,
@@ -203,103 +203,69 @@ fn may_change() -> Result<(), Refusal> {
     }
 }
 
-/// The file of a backup, with its beginning read.
-///
-/// # Errors
-/// `NOTFOUND`, `BADBACKUP`.
-pub fn open(vault: &Vault, id: BackupId, ring: Option<&Keyring>) -> Result<(File, Head), Refusal> {
-    let path = vault.find(id).ok_or_else(|| {
-        let text =
-            format!("there is no backup {id} in maos.backup-dir; MAOS.BACKUP LIST shows all");
-        Refusal::new(Code::NotFound, text)
-    })?;
-    let bad = |e: BackupError| Refusal::new(Code::BadBackup, e.to_string());
-    let file = vault.open(&path);
-    let file = file.map_err(|why| Refusal::new(Code::BadBackup, why))?;
-    let reader = backup::Reader::open(&file, ring).map_err(bad)?;
-    if reader.key_id().is_none() && !node().limits.backup_plain {
-        return Err(Refusal::fixed(
-            Code::BadBackup,
-            "the backup is not encrypted, so anybody may have made it: set maos.backup-plain yes to take it all the same",
-        ));
-    }
-    if reader.head().id != id.0 {
-        return Err(Refusal::fixed(
-            Code::BadBackup,
-            "the file has the name of this backup and is another one",
-        ));
-    }
-    let head = reader.head().clone();
-    Ok((file, head))
-}
-
-/// Reads a backup to its end, and then what is wanted of it. In a thread of its own.
+/// Reads a backup, and all that it goes on from, to their ends, and then what is wanted of it. In a thread of its own.
 fn read(
-    file: &File,
-    ring: Option<&Keyring>,
+    chain: &Chain,
     prefixes: &[Box<[u8]>],
     partitions_too: bool,
     to: &SyncSender<Parcel>,
     cancelled: &AtomicBool,
 ) -> Result<(), String> {
-    let again = || -> Result<_, String> {
-        let mut file = file;
-        file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
-        backup::Reader::open(file, ring).map_err(|e| e.to_string())
-    };
     let gone = |_| "nobody wants it any more".to_string();
     let wanted = |entry: &Entry<'_>| match entry.content {
-        Content::Record(_) => {
-            prefixes.is_empty() || prefixes.iter().any(|p| entry.key.starts_with(p))
-        }
         Content::Definition(_) => partitions_too,
-        _ => false,
+        _ => prefixes.is_empty() || prefixes.iter().any(|p| entry.key.starts_with(p)),
     };
-    // Twice: once to know that all of it is good, and how much of it is wanted.
-    let whole = backup::verify(&mut again()?).map_err(|e| e.to_string())?;
-    if whole.unchanged > 0 {
-        return Err("it goes on from another backup, without which it cannot be restored".into());
-    }
+    // First all of it, to know that it is good, that no link lacks a key, and how much of it is wanted.
+    chain.check()?;
     let mut total = 0;
-    if prefixes.is_empty() {
-        total = whole.records;
-    } else {
-        let mut reader = again()?;
-        while let Some(entry) = reader.next().map_err(|e| e.to_string())? {
-            let is_record = matches!(entry.content, Content::Record(_));
-            total += u64::from(is_record && wanted(&entry));
-        }
-    }
+    chain.each(&mut |entry| {
+        let is_key = !matches!(entry.content, Content::Definition(_));
+        total += u64::from(is_key && wanted(entry));
+        Ok(())
+    })?;
     to.send(Parcel::Whole(total)).map_err(gone)?;
-    let mut reader = again()?;
     let mut parcel = Vec::with_capacity(PARCEL + 4096);
-    while let Some(entry) = reader.next().map_err(|e| e.to_string())? {
+    chain.each(&mut |entry| {
         if cancelled.load(Relaxed) {
             return Err("cancelled".into());
         }
-        if !wanted(&entry) {
-            continue;
+        if !wanted(entry) {
+            return Ok(());
         }
-        let (bytes, kind) = match entry.content {
-            Content::Record(bytes) => (bytes, RECORD),
-            Content::Definition(bytes) => (bytes, super::backup::DEFINITION),
-            _ => continue,
-        };
-        let db = i32::try_from(entry.db).unwrap_or(i32::MAX);
-        pack(
-            &mut parcel,
-            db,
-            entry.key,
-            entry.expires_ms.unwrap_or(0),
-            bytes,
-            kind,
-        );
+        put(entry, &mut parcel);
         if parcel.len() >= PARCEL {
             let full = std::mem::replace(&mut parcel, Vec::with_capacity(PARCEL + 4096));
             to.send(Parcel::Entries(full)).map_err(gone)?;
         }
-    }
+        Ok(())
+    })?;
     to.send(Parcel::Entries(parcel)).map_err(gone)
+}
+
+/// Appends what is to be handed over of an entry.
+fn put(entry: &Entry<'_>, to: &mut Vec<u8>) {
+    let elements;
+    let (kind, bytes) = match entry.content {
+        Content::Record(bytes) => (Kind::Record, bytes),
+        Content::Definition(bytes) => (Kind::Definition, bytes),
+        Content::Native(native) => {
+            let mut all = Elements::read_at(native.read_ms);
+            native.elements.iter().for_each(|element| all.push(element));
+            elements = all;
+            (Kind::Native(native.kind as u8), &elements.0[..])
+        }
+        // Found in another link, or an error.
+        Content::Unchanged(_) => return,
+    };
+    Packed {
+        db: i32::try_from(entry.db).unwrap_or(i32::MAX),
+        key: entry.key,
+        expires_ms: entry.expires_ms.unwrap_or(0),
+        kind,
+        bytes,
+    }
+    .put(to);
 }
 
 fn arm() {
@@ -395,6 +361,7 @@ pub fn status(id: BackupId) -> Option<StatusReply<'static>> {
                 .error
                 .as_ref()
                 .map(|why| why.clone().into_bytes().into()),
+            left_out: 0,
             restore: Some(job.counts.clone()),
         })
     })
@@ -435,15 +402,14 @@ impl Doing {
                 }
                 continue;
             }
-            let rest = &self.parcel[self.at..];
-            let Some(entry) = unpack(rest).next() else {
+            let Some((packed, rest)) = Packed::first(&self.parcel[self.at..]) else {
                 return Some(Err("a parcel that makes no sense".into()));
             };
-            let len = packed_len(&entry);
-            let is_record = matches!(entry.content, Content::Record(_));
-            let became = self.request.bring(&entry);
-            self.at += len;
-            self.count(|job| job.note(became, is_record));
+            let at = self.parcel.len() - rest.len();
+            let is_key = packed.kind != Kind::Definition;
+            let became = self.request.bring(&packed);
+            self.at = at;
+            self.count(|job| job.note(became, is_key));
         }
         None
     }
@@ -457,17 +423,9 @@ impl Doing {
     }
 }
 
-fn packed_len(entry: &Entry<'_>) -> usize {
-    let bytes = match entry.content {
-        Content::Record(bytes) | Content::Definition(bytes) => bytes.len(),
-        _ => 0,
-    };
-    super::backup::LEADING + entry.key.len() + bytes
-}
-
 impl Job {
-    fn note(&mut self, became: Became, is_record: bool) {
-        let n = u64::from(is_record);
+    fn note(&mut self, became: Became, is_key: bool) {
+        let n = u64::from(is_key);
         let counts = &mut self.counts;
         match became {
             Became::Restored(bytes) => {
@@ -498,29 +456,51 @@ impl Request {
             .into()
     }
 
-    fn bring(&self, entry: &Entry<'_>) -> Became {
+    fn bring(&self, packed: &Packed<'_>) -> Became {
         failpoint::hit("bring");
-        let Ok(db) = i32::try_from(entry.db) else {
-            return Became::Refused("a database that there is not".into());
-        };
+        let (db, expires_ms) = (packed.db, packed.expires_ms);
         // SAFETY: our own context.
         let is_there =
             unsafe { api!(RedisModule_SelectDb)(context(0), db) == raw::REDISMODULE_OK as c_int };
         if !is_there {
             return Became::Refused(format!("this server has no database {db}"));
         }
-        let name = self.name(entry.key);
+        let name = self.name(packed.key);
         if is_elsewhere(db, &name) {
             return Became::Elsewhere;
         }
-        let expires_ms = entry.expires_ms.unwrap_or(0);
         if expires_ms > 0 && expires_ms <= now_us() / 1000 {
             return Became::Expired;
         }
-        match entry.content {
-            Content::Record(bytes) => self.bring_record(db, &name, bytes, expires_ms),
-            Content::Definition(bytes) => self.bring_definition(db, &name, bytes, expires_ms),
-            _ => Became::Refused("an entry that is not brought back".into()),
+        match packed.kind {
+            Kind::Record => self.bring_record(db, &name, packed.bytes, expires_ms),
+            Kind::Definition => self.bring_definition(db, &name, packed.bytes, expires_ms),
+            Kind::Native(kind) => self.bring_native(db, &name, kind, packed.bytes, expires_ms),
+            Kind::Unchanged => Became::Refused("its parent lacks it".into()),
+        }
+    }
+
+    fn bring_native(
+        &self,
+        db: i32,
+        name: &[u8],
+        kind: u8,
+        bytes: &[u8],
+        expires_ms: u64,
+    ) -> Became {
+        if native::exists(db, name) && !self.replace {
+            return Became::Kept;
+        }
+        let Some(kind) = type_of(kind) else {
+            return Became::Refused("a value of a type that is not known".into());
+        };
+        let elements: Vec<&[u8]> = Elements::all(bytes).1.collect();
+        if self.dry_run {
+            return Became::Restored(bytes.len());
+        }
+        match native::write(db, name, kind, &elements, expires_ms) {
+            Ok(()) => Became::Restored(bytes.len()),
+            Err(why) => Became::Refused(why),
         }
     }
 

@@ -195,6 +195,7 @@ pub fn reply_of(head: &Head, key: Option<&str>) -> BackupReply<'static> {
         instant: head.instant,
         made_on: head.node.to_vec().into(),
         key: key.map(|id| id.as_bytes().to_vec().into()),
+        parent: head.parent.map(|p| BackupId(p.id)),
         prefixes: head.prefixes.iter().map(|p| p.to_vec().into()).collect(),
     }
 }

@@ -356,7 +356,7 @@ proptest! {
         same(&r, &r.encode());
         let id = BackupId((u128::from(ms) << 64 | u128::from(version.0)).to_be_bytes());
         let prefixes: Vec<_> = keys.iter().map(|(k, _, _)| &k[..]).collect();
-        let r = BackupCreate { name: b"nightly-1", prefixes: prefixes.clone() };
+        let r = BackupCreate { name: b"nightly-1", prefixes: prefixes.clone(), since: flags[0].then_some(id), native: flags[1] };
         same(&r, &r.encode());
         let r = BackupRestore {
             id, prefixes: if flags[0] { prefixes[..1].to_vec() } else { prefixes }, into: flags[0].then_some(value), dry_run: flags[1], replace: flags[2],
@@ -446,14 +446,14 @@ proptest! {
         both(DroppedReply(n));
         let id = BackupId(u128::from(n).to_be_bytes());
         both(BegunReply(id));
-        let backup = || BackupReply { id, name: bytes(), instant: version, made_on: bytes(), key: agent(), prefixes: vec![bytes(), bytes()] };
+        let backup = || BackupReply { id, name: bytes(), instant: version, made_on: bytes(), key: agent(), parent: flags[0].then_some(id), prefixes: vec![bytes(), bytes()] };
         both(BackupsReply(vec![BackupFileReply { backup: backup(), file: bytes(), size: n }]));
-        both(VerifiedReply { backup: backup(), keys: n, partitions: n, bytes: n, newest: version, digest: id });
+        both(VerifiedReply { backup: backup(), keys: n, partitions: n, bytes: n, newest: version, links: n, digest: id });
         for state in [JobState::Running, JobState::Done, JobState::Failed, JobState::Cancelled] {
             let counts = RestoreCounts { kept: n, same: n, expired: n, elsewhere: n, refused: n, reason: agent(), total: n };
             both(StatusReply {
                 id, name: bytes(), kind: if flags[0] { JobKind::Restore } else { JobKind::Create }, state, keys: n, bytes: n, instant: version,
-                millis: n, error: metadata(), restore: flags[0].then_some(counts),
+                millis: n, error: metadata(), left_out: n, restore: flags[0].then_some(counts),
             });
         }
         for kept in [None, Some(Kept::None), Some(Kept::Gone), Some(Kept::Value(bytes()))] {

@@ -101,6 +101,10 @@ pub struct BackupCreate<'a> {
     pub name: &'a [u8],
     /// What its keys begin with; none: all keys.
     pub prefixes: Vec<&'a [u8]>,
+    /// `SINCE`: the backup that it goes on from.
+    pub since: Option<BackupId>,
+    /// `NATIVE`: keys of the server's own types too.
+    pub native: bool,
 }
 
 impl<'a> Request<'a> for BackupCreate<'a> {
@@ -110,9 +114,23 @@ impl<'a> Request<'a> for BackupCreate<'a> {
         complexity: "O(N) for N keys, in the background",
         arity: -3,
         args: &[Arg::new("name", ArgKind::Backup)],
-        options: &[&[PREFIX]],
+        options: &[&[
+            PREFIX,
+            Arg::option(
+                Tok::Since,
+                "id",
+                ArgKind::Backup,
+                "only what has changed since this backup, deletions included: an incremental one, which cannot be restored without that. It has the same prefixes",
+            ),
+            Arg::option(
+                Tok::Native,
+                "native",
+                ArgKind::Word,
+                "strings, lists, sets, hashes and sorted sets as well. They have no versions, so each is as it was when the walk came to it, and not as of the instant; those of more than 100000 elements, streams and the types of other modules are left out",
+            ),
+        ]],
         reply: "The id of the backup, which MAOS.BACKUP STATUS tells more of. It is a file in maos.backup-dir, encrypted with the active key of maos.backup-key-file, and there under its name once it is whole and on disk; whatever it is cut short by leaves none.",
-        refusals: &[Code::Busy],
+        refusals: &[Code::Busy, Code::NotFound, Code::BadBackup],
         examples: "
 > MAOS.BACKUP CREATE nightly PREFIX app:
 < !ERR
@@ -129,17 +147,32 @@ impl<'a> Request<'a> for BackupCreate<'a> {
                 Quoted(name)
             )));
         }
-        let mut prefixes = vec![];
-        while c.option()?.is_some() {
-            prefix(c, &mut prefixes)?;
+        let mut it = BackupCreate {
+            name,
+            prefixes: vec![],
+            since: None,
+            native: false,
+        };
+        while let Some(tok) = c.option()? {
+            match tok {
+                Tok::Prefix => prefix(c, &mut it.prefixes)?,
+                Tok::Since => it.since = Some(id(c)?),
+                _ => it.native = true,
+            }
         }
-        Ok(BackupCreate { name, prefixes })
+        Ok(it)
     }
 
     fn encode(&self) -> Vec<Vec<u8>> {
         let mut out = vec![self.name.to_vec()];
         for prefix in &self.prefixes {
             push_bytes(&mut out, Tok::Prefix, Some(prefix));
+        }
+        if let Some(id) = self.since {
+            push_bytes(&mut out, Tok::Since, Some(id.to_string().as_bytes()));
+        }
+        if self.native {
+            push_word(&mut out, Tok::Native);
         }
         out
     }
@@ -199,7 +232,7 @@ of_one! {
     BackupStatus {
         name: "MAOS.BACKUP STATUS",
         summary: "Tells how far a backup or a restore has come, and what came of it",
-        reply: "A map of id, name, kind (create, restore), state (running, done, failed, cancelled), keys and bytes (written, or restored), instant (the version up to which it holds everything), seconds, error (null unless it failed), and for a restore kept (keys that were left as they are), same (that held the same already), expired, elsewhere (of slots that another node has), refused, reason (of the first refusal), total (keys there are to restore). The last 64 jobs are remembered; of an older backup the file is looked at.",
+        reply: "A map of id, name, kind (create, restore), state (running, done, failed, cancelled), keys and bytes (written, or restored), instant (the version up to which it holds everything), seconds, error (null unless it failed), left-out (keys of other types that a backup with NATIVE does not hold), and for a restore kept (keys that were left as they are), same (that held the same already), expired, elsewhere (of slots that another node has), refused, reason (of the first refusal), total (keys there are to restore). The last 64 jobs are remembered; of an older backup the file is looked at.",
         refusals: &[Code::NotFound, Code::BadBackup],
         examples: "
 > MAOS.BACKUP STATUS 00000000000000000000000000000000
@@ -214,7 +247,7 @@ of_one! {
         name: "MAOS.BACKUP VERIFY",
         summary: "Reads a backup to its last byte and tells what is in it",
         complexity: "O(N) for N bytes, in a thread",
-        reply: "A map of id, name, instant, made-on (the node), key (the id of the key that opens it; null: it is not encrypted), prefixes, keys, partitions, bytes (before compression), newest (version), digest (the same for two backups of the same state). Waits until that is known; inside a transaction or a script it is refused.",
+        reply: "A map of id, name, instant, made-on (the node), key (the id of the key that opens it; null: it is not encrypted), parent, prefixes, keys, partitions, bytes (before compression), newest (version), links (how many backups it is made of, all of which are read), digest (the same for two backups of the same state). Waits until that is known; inside a transaction or a script it is refused.",
         refusals: &[Code::NotFound, Code::BadBackup, Code::Busy],
         examples: "
 > MAOS.BACKUP VERIFY 00000000000000000000000000000000
@@ -321,6 +354,8 @@ pub struct StatusReply<'a> {
     pub millis: u64,
     /// Why it failed.
     pub error: Option<Bytes<'a>>,
+    /// Keys of other types that it does not hold, though it was to.
+    pub left_out: u64,
     /// What becomes of the keys of a restore.
     pub restore: Option<RestoreCounts<'a>>,
 }
@@ -346,7 +381,7 @@ pub struct RestoreCounts<'a> {
 
 impl Reply for StatusReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
-        to.map(9 + if self.restore.is_some() { 7 } else { 0 });
+        to.map(10 + if self.restore.is_some() { 7 } else { 0 });
         field(to, "id").bulk(self.id.to_string().as_bytes());
         field(to, "name").bulk(&self.name);
         field(to, "kind").bulk(word(&KINDS, self.kind).as_bytes());
@@ -357,6 +392,7 @@ impl Reply for StatusReply<'_> {
         let seconds = format!("{}.{:03}", self.millis / 1000, self.millis % 1000);
         field(to, "seconds").bulk(seconds.as_bytes());
         field(to, "error").maybe(self.error.as_deref());
+        field(to, "left-out").int(clamp(self.left_out));
         if let Some(counts) = &self.restore {
             field(to, "kept").int(clamp(counts.kept));
             field(to, "same").int(clamp(counts.same));
@@ -399,6 +435,7 @@ impl Reply for StatusReply<'_> {
             instant: stamp(f.take("instant"))?,
             millis: millis.ok_or(BadShape("seconds were expected"))?,
             error: f.take("error").bytes()?,
+            left_out: count(f.take("left-out"))?,
             restore,
         })
     }
@@ -415,7 +452,7 @@ impl<'a> Request<'a> for BackupList<'a> {
         complexity: "O(N) for N files",
         arity: 2,
         args: &[],
-        reply: "An array of maps of id, name, instant, made-on, key, prefixes, file, size (in bytes, on disk). What is no backup, or one whose beginning cannot be read, is left out and said in the server's log.",
+        reply: "An array of maps of id, name, instant, made-on, key, parent (the backup that it goes on from), prefixes, file, size (in bytes, on disk). What is no backup, or one whose beginning cannot be read, is left out and said in the server's log.",
         examples: "
 > MAOS.BACKUP LIST
 < !ERR
@@ -446,6 +483,8 @@ pub struct BackupReply<'a> {
     pub made_on: Bytes<'a>,
     /// The id of the key that opens it; `None`: it is not encrypted.
     pub key: Option<Bytes<'a>>,
+    /// The backup that it goes on from.
+    pub parent: Option<BackupId>,
     /// What its keys begin with; none: all keys.
     pub prefixes: Vec<Bytes<'a>>,
 }
@@ -457,6 +496,8 @@ impl BackupReply<'_> {
         field(to, "instant").int(self.instant.as_i64());
         field(to, "made-on").bulk(&self.made_on);
         field(to, "key").maybe(self.key.as_deref());
+        let parent = self.parent.map(|id| id.to_string());
+        field(to, "parent").maybe(parent.as_deref().map(str::as_bytes));
         field(to, "prefixes").array(self.prefixes.len());
         self.prefixes.iter().for_each(|prefix| to.bulk(prefix));
     }
@@ -469,6 +510,10 @@ impl BackupReply<'_> {
             instant: stamp(f.take("instant"))?,
             made_on: required(f.take("made-on"))?,
             key: f.take("key").bytes()?,
+            parent: match f.take("parent") {
+                Value::Null => None,
+                parent => Some(BegunReply::decode(parent)?.0),
+            },
             prefixes: prefixes.collect::<Decoded<_>>()?,
         })
     }
@@ -493,7 +538,7 @@ impl Reply for BackupsReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
         to.array(self.0.len());
         for one in &self.0 {
-            to.map(8);
+            to.map(9);
             one.backup.emit_fields(to);
             field(to, "file").bulk(&one.file);
             field(to, "size").int(clamp(one.size));
@@ -527,18 +572,21 @@ pub struct VerifiedReply<'a> {
     pub bytes: u64,
     /// The newest version in it.
     pub newest: Stamp,
+    /// How many backups it is made of: itself, and those that it goes on from.
+    pub links: u64,
     /// What all of it comes to: the same for two backups of the same state, in 32 hexadecimal digits.
     pub digest: BackupId,
 }
 
 impl Reply for VerifiedReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
-        to.map(11);
+        to.map(13);
         self.backup.emit_fields(to);
         field(to, "keys").int(clamp(self.keys));
         field(to, "partitions").int(clamp(self.partitions));
         field(to, "bytes").int(clamp(self.bytes));
         field(to, "newest").int(self.newest.as_i64());
+        field(to, "links").int(clamp(self.links));
         field(to, "digest").bulk(self.digest.to_string().as_bytes());
     }
 
@@ -550,6 +598,7 @@ impl Reply for VerifiedReply<'_> {
             partitions: count(f.take("partitions"))?,
             bytes: count(f.take("bytes"))?,
             newest: stamp(f.take("newest"))?,
+            links: count(f.take("links"))?,
             digest: BegunReply::decode(f.take("digest"))?.0,
         })
     }

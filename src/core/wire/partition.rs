@@ -291,7 +291,7 @@ impl<'a> Request<'a> for PartitionCreate<'a> {
         args: &[NAME],
         options: &[&[BYTES.needed()], TERMS, &[PREFIX]],
         reply: "The version of the definition. The partition is a key of the type MaosShare: it persists, replicates, moves and expires like any key, and DEL drops it. BYTES are taken from the pool (maos.pool-bytes) at once.",
-        refusals: &[Code::Exists, Code::PoolFull, Code::Limit, Code::TooBig, Code::WrongType],
+        refusals: &[Code::Exists, Code::PoolFull, Code::Quota, Code::Limit, Code::TooBig, Code::WrongType],
         examples: "
 > MAOS.PARTITION CREATE partition:crew BYTES 1000000 PREFIX crew: HISTORY 10
 < $made

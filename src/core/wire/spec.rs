@@ -36,7 +36,7 @@ toks! {
     AgentDedicated "AGENT_DEDICATED" SharedPool "SHARED_POOL" Temporary "TEMPORARY" Persistent "PERSISTENT"
     Evict "EVICT"
     Since "SINCE" Block "BLOCK" Types "TYPES" NotBy "NOTBY"
-    Into "INTO" DryRun "DRYRUN" Keep "KEEP" Replace "REPLACE"
+    Into "INTO" DryRun "DRYRUN" Keep "KEEP" Replace "REPLACE" Native "NATIVE"
 }
 
 /// A set of tokens: a bit for each.

@@ -898,3 +898,183 @@ fn each_node_of_a_cluster_brings_back_its_own_slots() {
     let verified = cmd!(cluster.nodes[0].conn(), "MAOS.BACKUP", "VERIFY", &ids[0]);
     assert_eq!(verified.field("made-on").bytes().len(), 40);
 }
+
+/// A chain of incremental backups: each link can be restored, and is what a full one of that moment would be; what did
+/// not change is in it by name only; a chain that is torn is refused.
+#[test]
+fn incremental_backups_are_as_good_as_full_ones() {
+    let server = plain(&[("maos.history-max-versions", "1000")]);
+    let conn = &mut server.conn();
+    let seed = number("MAOS_TEST_SEED").unwrap_or_else(now_us);
+    println!("MAOS_TEST_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    for n in 0..500 {
+        cmd!(conn, "MAOS.SET", format!("k{n}"), "x".repeat(200 + n)).int();
+    }
+    // Both get one version, and a renaming gives it to the other.
+    conn.run("MAOS.MSET 2 {t}a 1 {t}b 2").int();
+    let mut ids = vec![backup(conn, "full")];
+    let mut fulls = vec![ids[0].clone()];
+    for link in 0..4 {
+        for _ in 0..60 {
+            let key = format!("k{}", rng.below(520));
+            match rng.below(8) {
+                0 => drop(cmd!(conn, "DEL", key)),
+                1 => drop(cmd!(conn, "MAOS.DEL", key)),
+                2 => drop(cmd!(conn, "RENAME", key, format!("k{}", rng.below(520)))),
+                3 => drop(cmd!(
+                    conn,
+                    "COPY",
+                    key,
+                    format!("k{}", rng.below(520)),
+                    "REPLACE"
+                )),
+                4 => drop(cmd!(conn, "PEXPIRE", key, "100000000")),
+                5 => drop(cmd!(conn, "PERSIST", key)),
+                _ => drop(cmd!(conn, "MAOS.SET", key, format!("{link}"))),
+            }
+        }
+        if link == 1 {
+            conn.run("RENAME {t}b {t}a").ok();
+        }
+        let since = ids.last().expect("one").clone();
+        let id = cmd!(conn, "MAOS.BACKUP", "CREATE", "link", "SINCE", &since)
+            .text()
+            .to_owned();
+        let status = ended(conn, &id);
+        assert_eq!(status.field("state").text(), "done", "{status}");
+        ids.push(id);
+        fulls.push(backup(conn, "full"));
+    }
+    let verified = |conn: &mut Conn, id: &str| {
+        let v = cmd!(conn, "MAOS.BACKUP", "VERIFY", id);
+        ["digest", "keys", "newest"].map(|name| v.field(name).to_string())
+    };
+    let size = |id: &str| fs::metadata(file_of(&server, id)).expect("its file").len();
+    for (n, (id, full)) in ids.iter().zip(&fulls).enumerate() {
+        assert_eq!(verified(conn, id), verified(conn, full), "link {n}");
+        let links = cmd!(conn, "MAOS.BACKUP", "VERIFY", id).field("links").int();
+        assert_eq!(links, n as i64 + 1);
+        if n > 0 {
+            assert!(size(id) < size(full), "{} {}", size(id), size(full));
+        }
+    }
+    for (n, id) in ids.iter().enumerate() {
+        let (one, other) = (plain(&[]), plain(&[]));
+        ids[..=n].iter().for_each(|id| carry(&server, &one, id));
+        carry(&server, &other, &fulls[n]);
+        restored(&mut one.conn(), id, "");
+        restored(&mut other.conn(), &fulls[n], "");
+        assert_eq!(
+            digest_all(&mut one.conn()),
+            digest_all(&mut other.conn()),
+            "link {n}"
+        );
+    }
+    // What others go on from is not deleted, and without it they are refused.
+    let refused = cmd!(conn, "MAOS.BACKUP", "DELETE", &ids[2]);
+    assert!(refused.err().contains("1 other"), "{refused}");
+    let torn = plain(&[]);
+    for id in [&ids[0], &ids[1], &ids[3]] {
+        carry(&server, &torn, id);
+    }
+    let there = &mut torn.conn();
+    for line in [
+        format!("MAOS.BACKUP RESTORE {}", ids[3]),
+        format!("MAOS.BACKUP VERIFY {}", ids[3]),
+        format!("MAOS.BACKUP CREATE more SINCE {}", ids[3]),
+    ] {
+        let refused = there.run(&line);
+        assert_eq!(refused.code(), "BADBACKUP", "{line}: {refused}");
+        assert!(refused.err().contains(&ids[2]), "{refused}");
+    }
+    // Another file under the name of the link.
+    let name = file_of(&server, &ids[2]);
+    let name = name.file_name().expect("a name");
+    fs::copy(file_of(&server, &ids[1]), torn.dir().join(name)).expect("a copy");
+    let refused = there.run(&format!("MAOS.BACKUP RESTORE {}", ids[3]));
+    assert_eq!(refused.code(), "BADBACKUP", "{refused}");
+    assert_eq!(there.run("DBSIZE").int(), 0);
+    // Of other prefixes, of nothing.
+    let refused = cmd!(
+        conn,
+        "MAOS.BACKUP",
+        "CREATE",
+        "x",
+        "SINCE",
+        &ids[0],
+        "PREFIX",
+        "a"
+    );
+    assert!(refused.err().contains("prefixes"), "{refused}");
+    let refused = cmd!(conn, "MAOS.BACKUP", "CREATE", "x", "SINCE", "0".repeat(32));
+    assert_eq!(refused.code(), "NOTFOUND", "{refused}");
+}
+
+#[test]
+fn keys_of_the_server_s_own_types_are_in_it_if_asked_for() {
+    let server = plain(&[]);
+    let conn = &mut server.conn();
+    conn.run("MAOS.SET state v").int();
+    let long: Vec<String> = (0..3_500).map(|n| format!("e{n}")).collect();
+    cmd!(conn, "SET", "string", "a\0b").ok();
+    cmd!(conn, "SET", "empty", "").ok();
+    conn.cmd(&[&["RPUSH".to_owned(), "list".into()][..], &long].concat())
+        .int();
+    conn.cmd(&[&["SADD".to_owned(), "set".into()][..], &long].concat())
+        .int();
+    conn.run("HSET hash f1 v1 f2 v2").int();
+    conn.run("ZADD zset 1.5 a -inf b 3 c").int();
+    conn.run("SET volatile v PX 100000000").ok();
+    conn.run("XADD stream * a b");
+    let id = conn.run("MAOS.BACKUP CREATE all NATIVE").text().to_owned();
+    let status = ended(conn, &id);
+    assert_eq!(status.field("state").text(), "done", "{status}");
+    assert_eq!(status.field("left-out").int(), 1, "the stream");
+    assert_eq!(status.field("keys").int(), 8);
+    let names = [
+        "state", "string", "empty", "list", "set", "hash", "zset", "volatile",
+    ];
+    let held = |conn: &mut Conn| -> Vec<String> {
+        let one = |name: &&str| {
+            format!(
+                "{name} {} {}",
+                digest(conn, name),
+                conn.run(&format!("PEXPIRETIME {name}"))
+            )
+        };
+        names.iter().map(one).collect()
+    };
+    let before = held(conn);
+    let other = plain(&[]);
+    let replica = replica_of(&other);
+    carry(&server, &other, &id);
+    let there = &mut other.conn();
+    there.run("SET string other").ok();
+    let kept = restored(there, &id, "");
+    assert_eq!(counts(&kept), of(&[("keys", 7), ("kept", 1)]));
+    assert_eq!(there.run("GET string").text(), "other");
+    restored(there, &id, "REPLACE");
+    assert_eq!(held(there), before);
+    wait_synced(&other, &replica);
+    assert_eq!(digest_all(&mut replica.conn()), digest_all(there));
+    let verified = cmd!(there, "MAOS.BACKUP", "VERIFY", &id);
+    assert_eq!(verified.field("keys").int(), 8);
+    // Only what is asked for.
+    let without = backup(conn, "state");
+    assert_eq!(
+        cmd!(conn, "MAOS.BACKUP", "STATUS", &without)
+            .field("keys")
+            .int(),
+        1
+    );
+    let id = conn
+        .run("MAOS.BACKUP CREATE some NATIVE PREFIX s PREFIX z")
+        .text()
+        .to_owned();
+    assert_eq!(
+        ended(conn, &id).field("keys").int(),
+        4,
+        "state, string, set, zset"
+    );
+}
