@@ -9,7 +9,7 @@ use super::api::{api, raw};
 use super::metrics::METRICS;
 use super::{
     background, backup, conflicts, failpoint, feed, guard, index, listeners, node, partitions,
-    pause, waiting,
+    pause, restoring, waiting,
 };
 
 /// Registers the section.
@@ -71,6 +71,12 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
     number("backups_made", backups.made);
     number("backups_failed", backups.failed);
     number("backup_last_ms", backups.last_ms);
+    if let Some(id) = restoring::interrupted() {
+        let text = CString::new(id.to_string()).unwrap_or_default();
+        let name = c"backup_restore_interrupted";
+        // SAFETY: the context of this callback; the server copies both strings.
+        unsafe { api!(RedisModule_InfoAddFieldCString)(ctx, name.as_ptr(), text.as_ptr()) };
+    }
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());
     for (spec, counter) in COMMANDS.iter().zip(&m.conflicts) {

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use super::api::{self, raw};
 use super::{
     background, bus, config, events, feed, guard, info, lineage, listeners, log, pause, register,
+    restoring,
 };
 use crate::persist;
 
@@ -72,6 +73,7 @@ fn load(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     bus::register(ctx);
     listeners::start(events::subscribe(ctx));
     background::start(ctx);
+    restoring::look_for_interrupted();
     #[cfg(debug_assertions)]
     {
         assert!(super::alloc::self_test(), "over-aligned allocation");

@@ -37,6 +37,7 @@ use super::keys::{is_elsewhere, Key, Mode, ShareKey};
 use super::lineage::{context, Name};
 use super::node::{node, now_us};
 use super::scribe::{type_of, Elements, Kind, Packed};
+use super::vault::Vault;
 use super::{failpoint, feed, guard, ledger, log, members, native, partitions, propagate};
 use crate::persist::may_have_seen;
 
@@ -69,6 +70,9 @@ struct Request {
 /// The restore that goes on.
 struct Doing {
     id: BackupId,
+    /// The backup, and where it is.
+    of: BackupId,
+    vault: Vault,
     request: Request,
     from: Receiver<Parcel>,
     cancelled: Arc<AtomicBool>,
@@ -94,6 +98,7 @@ struct Job {
 #[derive(Default)]
 struct Restores {
     doing: Option<Doing>,
+    interrupted: Option<BackupId>,
     jobs: VecDeque<Job>,
 }
 
@@ -165,6 +170,11 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
         // Where nobody takes it nobody wants it.
         let _ = to.send(last);
     };
+    if !request.dry_run {
+        vault
+            .note_restore(request.id)
+            .map_err(|why| Refusal::new(Code::Err, why))?;
+    }
     let thread = std::thread::Builder::new().name("maos-restore".into());
     thread
         .spawn(read)
@@ -176,6 +186,8 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
         r.jobs.push_back(job);
         r.doing = Some(Doing {
             id,
+            of: request.id,
+            vault,
             request: owned,
             from,
             cancelled,
@@ -293,7 +305,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
             arm();
         }
         Some(how) => {
-            doing.cancelled.store(true, Relaxed);
+            doing.leave(how.is_ok());
             end(id, how);
         }
     }
@@ -321,7 +333,7 @@ pub fn disturbed(why: &str) {
     let Some(doing) = with(|r| r.doing.take()) else {
         return;
     };
-    doing.cancelled.store(true, Relaxed);
+    doing.leave(false);
     end(doing.id, Err(why.into()));
 }
 
@@ -333,7 +345,7 @@ pub fn cancel(id: BackupId) -> bool {
     }) else {
         return false;
     };
-    doing.cancelled.store(true, Relaxed);
+    doing.leave(false);
     with(|r| {
         if let Some(job) = r.jobs.iter_mut().find(|job| job.id == id) {
             job.took = Some(job.began.elapsed());
@@ -377,7 +389,33 @@ enum Became {
     Refused(String),
 }
 
+/// A restore that was cut short by the end of the server, if one was: known from its note, and until the same is done.
+pub fn interrupted() -> Option<BackupId> {
+    with(|r| r.interrupted)
+}
+
+/// Looks whether one was.
+pub fn look_for_interrupted() {
+    let Ok(vault) = vault() else { return };
+    for id in vault.interrupted() {
+        log::warning(&format!("a restore of the backup {id} was cut short: what it had brought back is there, and what not is not. MAOS.BACKUP RESTORE {id} brings back the rest"));
+        with(|r| r.interrupted = Some(id));
+    }
+}
+
 impl Doing {
+    /// It does not go on. What has failed, or was ended by somebody, has said so.
+    fn leave(&self, is_whole: bool) {
+        self.cancelled.store(true, Relaxed);
+        if self.request.dry_run {
+            return;
+        }
+        self.vault.forget_restore(self.of);
+        if is_whole {
+            with(|r| r.interrupted = r.interrupted.filter(|id| *id != self.of));
+        }
+    }
+
     /// Goes on for a moment. `Some`: that was the end.
     fn slice(&mut self) -> Option<Result<(), String>> {
         if let Err(refusal) = may_change() {
@@ -526,6 +564,8 @@ impl Request {
             Ok(record) => record,
             Err(e) => return Became::Refused(e.0.into()),
         };
+        // The tokens of its lock too: none of them is given again.
+        let newest = record.newest();
         record.unlock();
         let ctx = context(db);
         let string = Name::new(ctx, name);
@@ -580,12 +620,9 @@ impl Request {
         guard::applying(|| {
             key.bring(record, expires_ms);
             let node = &mut *node();
-            match made {
-                Some(stamp) => node.committed(stamp, stamp, now),
-                None => {
-                    let newest = key.record().map_or(Stamp::NONE, Record::newest);
-                    node.observe(newest, now);
-                }
+            node.observe(newest, now);
+            if let Some(stamp) = made {
+                node.committed(stamp, stamp, now);
             }
             if let Some(record) = key.record() {
                 let encoded = node.encoded(record);

@@ -5,7 +5,8 @@
 //! file that nobody holds is swept up when the next backup begins. Several nodes may share a directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::hash::BuildHasher;
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use super::log;
 
 const ENDING: &str = ".maosbackup";
 const UNFINISHED: &str = ".part";
+/// The note of a restore that goes on.
+const RESTORING: &str = ".restoring";
 /// The variable that may hold the keys.
 const KEYS: &str = "MAOS_BACKUP_ENCRYPTION_KEY";
 /// So many files of a directory are looked at.
@@ -118,6 +121,53 @@ impl Vault {
                 let _ = fs::remove_file(&path);
             }
         }
+    }
+
+    /// Leaves a note that what this backup holds is being brought back here: if the server is killed meanwhile, the next
+    /// one finds it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn note_restore(&self, id: BackupId) -> Result<(), String> {
+        let path = self.note_of(id);
+        let write = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)?;
+            file.write_all(id.to_string().as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|e| told("cannot write", &path, &e))?;
+        self.settle()
+    }
+
+    /// It is over.
+    pub fn forget_restore(&self, id: BackupId) {
+        let _ = fs::remove_file(self.note_of(id));
+    }
+
+    /// The backups whose restore on this server was cut short.
+    pub fn interrupted(&self) -> Vec<BackupId> {
+        let id = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            let id = name.strip_prefix('.')?.get(..32)?;
+            let id = BackupId::parse(id.as_bytes())?;
+            (path == self.note_of(id)).then_some(id)
+        };
+        self.paths().filter_map(id).collect()
+    }
+
+    /// Several servers may share the directory: each has its notes, by where it keeps its data.
+    fn note_of(&self, id: BackupId) -> PathBuf {
+        let own = std::env::current_dir().unwrap_or_default();
+        let state = foldhash::quality::FixedState::default();
+        let own = state.hash_one(own.as_os_str().as_encoded_bytes());
+        self.0.join(format!(".{id}-{own:016x}{RESTORING}"))
     }
 
     fn paths(&self) -> impl Iterator<Item = PathBuf> {

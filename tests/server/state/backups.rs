@@ -267,6 +267,22 @@ fn whatever_happens_after_the_instant_is_not_in_it() {
     }
 }
 
+/// What comes to its time while the backup is made is in it with that time, or not at all: never as if it lasted.
+#[test]
+fn what_expires_meanwhile_does_not_come_back_to_stay() {
+    let server = plain(&[]);
+    let conn = &mut server.conn();
+    conn.run("MAOS.SET stays v").int();
+    conn.run("MAOS.SET brief v PX 40").int();
+    let done = conn.pipeline(&["MAOS.BACKUP CREATE b", "DEBUG SLEEP 0.1", "EXISTS brief"]);
+    assert_eq!(done[2].int(), 0);
+    let id = done[0].text().to_owned();
+    assert_eq!(ended(conn, &id).field("state").text(), "done");
+    conn.run("FLUSHALL").ok();
+    restored(conn, &id, "");
+    assert_eq!(conn.run("EXISTS stays brief").int(), 1);
+}
+
 /// Writers move amounts between keys in one step, so their sum is always the same; they also write, delete, remove,
 /// rename, and give expiries to others. Every backup that is made meanwhile holds the sum, and of every key the newest
 /// version that the instant allows.
@@ -786,9 +802,20 @@ fn a_restore_that_was_killed_is_begun_again() {
     };
     let mut rng = Rng::new(now_us());
     for _ in 0..3 {
-        cmd!(server.conn(), "MAOS.BACKUP", "RESTORE", &id).text();
+        let job = cmd!(server.conn(), "MAOS.BACKUP", "RESTORE", &id)
+            .text()
+            .to_owned();
         std::thread::sleep(Duration::from_micros(rng.below(200_000) as u64));
+        let status = cmd!(server.conn(), "MAOS.BACKUP", "STATUS", &job);
+        let goes_on = status.field("state").text() == "running";
         server.restart(Stop::Kill);
+        // Whoever comes after it is told, and not left to wonder.
+        let info = server.conn().info("maos");
+        let told = info.get("maos_backup_restore_interrupted");
+        assert!(
+            !goes_on || told == Some(&id) || is_there(&server, count),
+            "{info:?}"
+        );
     }
     let conn = &mut server.conn();
     let status = restored(conn, &id, "REPLACE");
@@ -798,6 +825,52 @@ fn a_restore_that_was_killed_is_begun_again() {
         assert_eq!(conn.run(&format!("MAOS.GET k{n}")).text(), n.to_string());
     }
     assert_eq!(conn.run("DBSIZE").int(), count);
+    assert!(!conn
+        .info("maos")
+        .contains_key("maos_backup_restore_interrupted"));
+}
+
+/// It was done between the question and the kill.
+fn is_there(server: &Server, count: i64) -> bool {
+    server.conn().run("DBSIZE").int() == count
+}
+
+/// Where the disk is full there is no backup, and nothing that looks like one.
+#[test]
+fn a_full_disk_leaves_no_backup() {
+    // No file may be longer than 64 KiB; who writes more is told so.
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let server = Setup::new()
+        .set("maos.backup-dir", ".")
+        .set("maos.backup-plain", "yes")
+        .under(&["bash", "-c", script, "limited"])
+        .start();
+    let conn = &mut server.conn();
+    let mut rng = Rng::new(7);
+    for n in 0..300 {
+        let letter = |_| (b'a' + rng.below(26) as u8) as char;
+        let value: String = (0..500).map(letter).collect();
+        cmd!(conn, "MAOS.SET", format!("k{n}"), value).int();
+    }
+    let id = conn.run("MAOS.BACKUP CREATE b").text().to_owned();
+    let status = ended(conn, &id);
+    assert_eq!(status.field("state").text(), "failed", "{status}");
+    assert!(
+        status.field("error").text().contains("could not be"),
+        "{status}"
+    );
+    assert_eq!(conn.run("MAOS.BACKUP LIST").array().len(), 0);
+    let files = fs::read_dir(server.dir()).expect("its directory");
+    let left = files.filter_map(|f| f.ok()?.file_name().into_string().ok());
+    let left: Vec<String> = left.filter(|n| n.contains(&id)).collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(metric(conn, "backups_failed"), 1);
+    // What is short enough still works.
+    let small = conn
+        .run("MAOS.BACKUP CREATE small PREFIX k1")
+        .text()
+        .to_owned();
+    assert_eq!(ended(conn, &small).field("state").text(), "done");
 }
 
 #[test]
