@@ -5,7 +5,7 @@ use maos_core::wire::backup::{
     BackupFileReply, BackupId, BackupRequest, BackupsReply, BegunReply, JobKind, JobState,
     StatusReply,
 };
-use maos_core::wire::Request;
+use maos_core::wire::{Request, Value};
 use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
@@ -52,21 +52,25 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
                     "this backup is being made: MAOS.BACKUP CANCEL ends that",
                 ));
             }
-            let path = vault.find(id).ok_or_else(|| no_backup(id))?;
-            let is_needed = |b: &&BackupFileReply<'_>| b.backup.parent == Some(id);
-            let needed = vault.list().iter().filter(is_needed).count();
-            if needed > 0 {
-                let text = format!("{needed} other backups go on from this one, and could not be restored without it: delete them first");
-                return Err(Refusal::new(Code::Err, text));
-            }
-            vault
-                .remove(&path)
-                .map_err(|why| Refusal::new(Code::Err, why))?;
-            call.reply_int(1);
+            return offload::run(call, move || delete(&vault, id));
         }
         BackupRequest::Help(_) => {}
     }
     Ok(())
+}
+
+/// Removes the file of a backup that no other one needs.
+fn delete(vault: &Vault, id: BackupId) -> Result<Value, Refusal> {
+    let path = vault.find(id).ok_or_else(|| no_backup(id))?;
+    let is_needed = |b: &&BackupFileReply<'_>| b.backup.parent == Some(id);
+    let needed = vault.list().iter().filter(is_needed).count();
+    if needed > 0 {
+        let text = format!("{needed} other backups go on from this one, and could not be restored without it: delete them first");
+        return Err(Refusal::new(Code::Err, text));
+    }
+    let removed = vault.remove(&path);
+    removed.map_err(|why| Refusal::new(Code::Err, why))?;
+    Ok(Value::Int(1))
 }
 
 fn no_job(id: BackupId) -> Refusal {

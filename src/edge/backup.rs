@@ -84,6 +84,8 @@ struct Making {
     names: HashMap<Place, Arc<[u8]>>,
     /// What waits to be handed over.
     parcel: Vec<u8>,
+    /// However much waits: all keys go at once.
+    unbounded: bool,
     /// Where the last entry begins in it, if that key was removed and it is not known why.
     unsure: Option<usize>,
 }
@@ -294,6 +296,7 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
             known: None,
             names: HashMap::default(),
             parcel: Vec::new(),
+            unbounded: false,
             unsure: None,
         });
         while b.jobs.len() >= JOBS_MAX {
@@ -310,12 +313,21 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
 
 /// The instant: what is there now is what the backup holds.
 fn begin(known: Option<Arc<Known>>) {
+    let master = flags(ptr::null_mut()) & raw::REDISMODULE_CTX_FLAGS_MASTER != 0;
+    let parent = with(|b| b.making.as_ref()?.head.as_ref()?.parent.map(|p| p.instant));
     let instant = {
         let node = &mut *node();
-        let now = now_us();
-        let stamp = node.next_stamp(now);
-        node.took(stamp, now);
-        stamp
+        let (now, last) = (now_us(), node.clock.last());
+        match master || last == Stamp::NONE {
+            true => {
+                let stamp = node.next_stamp(now);
+                node.took(stamp, now);
+                stamp
+            }
+            // The clock of the master may be behind: what it writes next is later than what came last, and that is all
+            // that is known. Two backups are of two instants all the same.
+            false => last.max(Stamp(parent.map_or(0, |p| p.0 + 1))),
+        }
     };
     let mut parcel = Vec::with_capacity(PARCEL + 4096);
     for (name, definition, db) in partitions::local() {
@@ -466,7 +478,7 @@ fn take(db: i32, key: &[u8], expires_ms: u64, record: &Record) {
     if making.parcel.len() >= PARCEL {
         making.send();
         let waiting = making.shared.waiting.load(Relaxed);
-        if waiting > config::limits().backup_buffer {
+        if waiting > config::limits().backup_buffer && !making.unbounded {
             let why = format!("{waiting} bytes wait to be written, more than maos.backup-buffer-bytes: the disk is too slow for what is written meanwhile");
             if let Some(b) = backups.as_mut() {
                 b.end(Err(why));
@@ -561,6 +573,7 @@ pub fn flushes() {
     log::notice(
         "all keys go while a backup is made: what it does not have yet is handed over first",
     );
+    with_making(|making| making.unbounded = true);
     while with(|b| b.walk.is_some()) && keeps() {
         if !walk_for(Duration::from_millis(100), true) {
             break;

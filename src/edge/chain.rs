@@ -77,9 +77,10 @@ impl Chain {
             links: vec![],
             ring,
         };
+        let files = vault.files();
         let mut next = Some((id, None::<Stamp>));
         while let Some((id, instant)) = next {
-            let Some(path) = vault.find(id) else {
+            let Some(path) = files.get(&id) else {
                 return Err(match instant {
                     None => Refusal::new(
                         Code::NotFound,
@@ -88,7 +89,7 @@ impl Chain {
                     Some(_) => bad(format!("it goes on from the backup {id}, which is not there: without that it cannot be restored")),
                 });
             };
-            let file = vault.open(&path).map_err(bad)?;
+            let file = vault.open(path).map_err(bad)?;
             let reader = Reader::open(&file, chain.ring.as_ref()).map_err(|e| bad(told(e)))?;
             if reader.key_id().is_none() && !may_be_plain {
                 return Err(bad("the backup is not encrypted, so anybody may have made it: set maos.backup-plain yes to take it all the same"));

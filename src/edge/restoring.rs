@@ -421,6 +421,12 @@ impl Doing {
         if let Err(refusal) = may_change() {
             return Some(Err(refusal.text.into_owned()));
         }
+        // SAFETY: it has no arguments.
+        if unsafe { api!(RedisModule_GetUsedMemoryRatio)() } >= 1.0 {
+            return Some(Err(
+                "OOM the server has used up maxmemory: give it more, and restore again".into(),
+            ));
+        }
         // While nothing may be sent nothing is brought back.
         if !propagate::may_tell() {
             return None;

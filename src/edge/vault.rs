@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use foldhash::HashMap;
 use maos_core::codec::backup::{peek, Head};
 use maos_core::keyring::{Keyring, KEYRING_MAX};
 use maos_core::refusal::Quoted;
@@ -173,6 +174,12 @@ impl Vault {
     fn paths(&self) -> impl Iterator<Item = PathBuf> {
         let all = fs::read_dir(&self.0).into_iter().flatten().take(FILES_MAX);
         all.filter_map(|found| Some(found.ok()?.path()))
+    }
+
+    /// The files of all backups.
+    pub fn files(&self) -> HashMap<BackupId, PathBuf> {
+        let all = self.paths();
+        all.filter_map(|path| Some((id_of(&path)?, path))).collect()
     }
 
     /// The file of a backup.

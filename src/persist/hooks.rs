@@ -124,6 +124,18 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
     let seen = guard::run(|| {
         failpoint::hit("unlink");
         METRICS.unlinked.one();
+        if backup::keeps() {
+            // SAFETY: the server's context; the name lives through the callback. The value is of our type, and nobody
+            // else looks at it now.
+            unsafe {
+                let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
+                if !name.is_null() {
+                    let db = api!(RedisModule_GetDbIdFromOptCtx)(ctx);
+                    let record = &mut *value.cast_mut().cast::<Record>();
+                    backup::unlinked(db, bytes_of(name), record);
+                }
+            }
+        }
         // SAFETY: the server gives a value of our type.
         let record = unsafe { record(value) };
         lineage::raise(record.newest());
@@ -132,10 +144,6 @@ pub unsafe extern "C" fn unlink(ctx: *mut raw::RedisModuleKeyOptCtx, value: *con
             let name = api!(RedisModule_GetKeyNameFromOptCtx)(ctx);
             if !name.is_null() {
                 let (db, name) = (api!(RedisModule_GetDbIdFromOptCtx)(ctx), bytes_of(name));
-                if backup::keeps() {
-                    let record = value.cast::<Record>().cast_mut();
-                    backup::unlinked(db, name, &mut *record);
-                }
                 members::left(record, db, name);
                 index::unlinked(db, name, value);
                 waiting::look_at(db, name);
