@@ -79,6 +79,8 @@ struct Doing {
     parcel: Vec<u8>,
     /// How far the parcel has been gone through.
     at: usize,
+    /// All has been brought back.
+    over: bool,
 }
 
 /// One that was asked for, and what came of it.
@@ -193,6 +195,7 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
             cancelled,
             parcel: vec![],
             at: 0,
+            over: false,
         });
     });
     arm();
@@ -431,13 +434,20 @@ impl Doing {
         if !propagate::may_tell() {
             return None;
         }
+        if self.over {
+            return Some(Ok(()));
+        }
         let start = Instant::now();
         while start.elapsed() < SLICE {
             if self.at >= self.parcel.len() {
                 match self.from.try_recv() {
                     Ok(Parcel::Whole(total)) => self.count(|job| job.counts.total = total),
                     Ok(Parcel::Entries(bytes)) => (self.parcel, self.at) = (bytes, 0),
-                    Ok(Parcel::End) => return Some(Ok(())),
+                    // Not before what came last has been written to the append-only file, as it is after this.
+                    Ok(Parcel::End) => {
+                        self.over = true;
+                        return None;
+                    }
                     Ok(Parcel::Failed(why)) => return Some(Err(why)),
                     Err(TryRecvError::Empty) => return None,
                     Err(TryRecvError::Disconnected) => {

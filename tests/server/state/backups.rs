@@ -409,7 +409,7 @@ fn what_is_there_stays_or_is_replaced_as_asked() {
     conn.run("MAOS.DEL buried").int();
     conn.run("MAOS.SET buried v").int();
     conn.run("MAOS.DEL buried").int();
-    conn.run("MAOS.SET brief v PX 300").int();
+    conn.run("MAOS.SET brief v PX 3000").int();
     let id = backup(conn, "b");
     let was =
         |conn: &mut Conn, key: &str| cmd!(conn, "MAOS.GET", key, "WITHVERSION").array()[1].int();
@@ -422,7 +422,9 @@ fn what_is_there_stays_or_is_replaced_as_asked() {
     conn.run("MAOS.LOCK locked me 100000").array();
     conn.run("MAOS.SET buried new").int();
     conn.run("MAOS.DEL late").int();
-    std::thread::sleep(Duration::from_millis(400));
+    eventually(PATIENCE, "it expires", || {
+        conn.run("EXISTS brief").int() == 0
+    });
     // What would be, and nothing is.
     let held = digest_all(conn);
     let dry = restored(conn, &id, "DRYRUN REPLACE");
@@ -879,13 +881,18 @@ fn one_at_a_time_and_it_can_be_cancelled() {
     let conn = &mut server.conn();
     let lines: Vec<String> = (0..50_000).map(|n| format!("MAOS.SET k{n} {n}")).collect();
     conn.pipeline(&lines);
-    let id = conn.run("MAOS.BACKUP CREATE one").text().to_owned();
-    assert_eq!(conn.run("MAOS.BACKUP CREATE two").code(), "BUSY");
-    assert_eq!(cmd!(conn, "MAOS.BACKUP", "DELETE", &id).code(), "BUSY");
-    cmd!(conn, "MAOS.BACKUP", "CANCEL", &id).int();
-    let status = cmd!(conn, "MAOS.BACKUP", "STATUS", &id);
-    assert_eq!(status.field("state").text(), "cancelled");
-    assert_eq!(cmd!(conn, "MAOS.BACKUP", "CANCEL", &id).code(), "NOTFOUND");
+    // In a script, while which nothing goes on.
+    let script = "local run = function(...) return redis.pcall('MAOS.BACKUP', ...) end \
+                  local id = run('CREATE', 'one') \
+                  local word = function(r) return type(r) == 'table' and r.err or r end \
+                  return {word(run('CREATE', 'two')), word(run('DELETE', id)), run('CANCEL', id), run('STATUS', id), word(run('CANCEL', id))}";
+    let did = cmd!(conn, "EVAL", script, "0");
+    let did = did.array();
+    assert!(did[0].text().starts_with("BUSY"), "{}", did[0]);
+    assert!(did[1].text().starts_with("BUSY"), "{}", did[1]);
+    assert_eq!(did[2].int(), 1);
+    assert_eq!(did[3].field("state").text(), "cancelled");
+    assert!(did[4].text().starts_with("NOTFOUND"), "{}", did[4]);
     // The next one has everything, though the walk of the one before was never finished for it.
     let mut begun = Reply::Nil;
     eventually(PATIENCE, "another one may begin", || {
@@ -895,30 +902,19 @@ fn one_at_a_time_and_it_can_be_cancelled() {
     let status = ended(conn, begun.text());
     assert_eq!(status.field("keys").int(), 50_000, "{status}");
     assert_eq!(conn.run("MAOS.BACKUP LIST").array().len(), 1);
-    let job = cmd!(
-        conn,
-        "MAOS.BACKUP",
-        "RESTORE",
-        begun.text(),
-        "REPLACE",
-        "DRYRUN"
-    );
-    let (busy, job) = (
-        cmd!(conn, "MAOS.BACKUP", "RESTORE", begun.text()),
-        job.text(),
-    );
-    assert_eq!(busy.code(), "BUSY");
-    cmd!(conn, "MAOS.BACKUP", "CANCEL", job).int();
-    assert_eq!(
-        cmd!(conn, "MAOS.BACKUP", "STATUS", job)
-            .field("state")
-            .text(),
-        "cancelled"
-    );
+    let script = "local run = function(...) return redis.pcall('MAOS.BACKUP', ...) end \
+                  local job = run('RESTORE', ARGV[1], 'REPLACE', 'DRYRUN') \
+                  local second = run('RESTORE', ARGV[1]) \
+                  return {second.err, run('CANCEL', job), run('STATUS', job)}";
+    let did = cmd!(conn, "EVAL", script, "0", begun.text());
+    let did = did.array();
+    assert!(did[0].text().starts_with("BUSY"), "{}", did[0]);
+    assert_eq!(did[1].int(), 1);
+    assert_eq!(did[2].field("state").text(), "cancelled");
     assert_eq!(metric(conn, "backups_made"), 1);
     // What is made while the data set changes as a whole fails, and says so.
-    let id = conn.run("MAOS.BACKUP CREATE four").text().to_owned();
-    conn.run("SWAPDB 0 1").ok();
+    let did = conn.pipeline(&["MAOS.BACKUP CREATE four", "SWAPDB 0 1"]);
+    let id = did[0].text().to_owned();
     let status = ended(conn, &id);
     assert_eq!(status.field("state").text(), "failed");
     assert!(
