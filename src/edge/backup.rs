@@ -62,11 +62,12 @@ const JOBS_MAX: usize = 64;
 
 const FAULT: &str = "a fault of its own; the server's log says where";
 
-/// Whether what is about to change is to be handed over first.
+/// Whether what is about to change is to be looked at first: as long as there is a walk. A record that goes to another
+/// place without a mark would never get one, and the next backup would take it for one that it has.
 static KEEPS: AtomicBool = AtomicBool::new(false);
 /// The mark of the records that the backup has, or need not have.
 static MARK: AtomicBool = AtomicBool::new(false);
-/// A record could not be handed over.
+/// A record may not have been handed over, or may be without its mark.
 static MISSED: AtomicBool = AtomicBool::new(false);
 
 /// The backup that is being made.
@@ -105,6 +106,8 @@ struct Job {
 struct Walk {
     cursor: *mut raw::RedisModuleScanCursor,
     db: c_int,
+    /// Some may have been missed: once more from the beginning.
+    again: bool,
 }
 
 #[derive(Default)]
@@ -349,7 +352,11 @@ fn begin(known: Option<Arc<Known>>) {
         }
         // SAFETY: it has no arguments.
         let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
-        b.walk = Some(Walk { cursor, db: 0 });
+        b.walk = Some(Walk {
+            cursor,
+            db: 0,
+            again: false,
+        });
         b.natives.clear();
         true
     });
@@ -525,7 +532,7 @@ pub fn keep_key(db: i32, name: *mut raw::RedisModuleString) {
 }
 
 unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    guard::run(|| {
+    let looked = guard::run(|| {
         // SAFETY: the server's filter, in its callback; its arguments live through it.
         unsafe {
             let count = api!(RedisModule_CommandFilterArgsCount)(filter);
@@ -540,6 +547,7 @@ unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
             {
                 return;
             }
+            failpoint::hit("backup filter");
             let mut db = 0;
             // A filter is not told the database: of all that hold something, any may be meant.
             while api!(RedisModule_SelectDb)(context(0), db) == raw::REDISMODULE_OK as c_int {
@@ -550,18 +558,21 @@ unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
             }
         }
     });
+    if looked.is_none() {
+        unseen();
+    }
 }
 
 /// Keys are about to go, all of a database or of all.
 pub fn flushes() {
-    if !keeps() {
+    if !with(|b| b.making.is_some() && b.walk.is_some()) {
         return;
     }
     // What is left to do is done at once: the server takes all keys away as soon as this returns.
     log::notice(
         "all keys go while a backup is made: what it does not have yet is handed over first",
     );
-    while with(|b| b.walk.is_some()) && keeps() {
+    while with(|b| b.making.is_some() && b.walk.is_some()) {
         if !walk_for(Duration::from_millis(100), true) {
             break;
         }
@@ -570,18 +581,21 @@ pub fn flushes() {
 
 /// The data set is replaced, or its databases change places: what is being made cannot be finished.
 pub fn disturbed(why: &str) {
-    with(|b| {
-        if b.making.is_some() {
-            b.end(Err(why.into()));
-        }
-    });
+    with(|b| b.give_up(why));
     super::restoring::disturbed(why);
+}
+
+/// What became of some keys is not known.
+pub fn unseen() {
+    if keeps() {
+        MISSED.store(true, Relaxed);
+    }
 }
 
 impl Backups {
     /// The backup comes to its end here: all has been handed over, or it is given up.
     fn end(&mut self, how: Result<(), String>) {
-        KEEPS.store(false, Relaxed);
+        KEEPS.store(self.walk.is_some(), Relaxed);
         let Some(mut making) = self.making.take() else {
             return;
         };
@@ -593,11 +607,33 @@ impl Backups {
             }
             Err(why) => {
                 making.shared.cancelled.store(true, Relaxed);
-                if let Some(job) = self.jobs.iter_mut().find(|job| job.id == making.id) {
-                    job.fail(why);
-                }
+                self.fail(&making.shared, why);
             }
         }
+    }
+
+    /// Nothing is known any more of what the walk has passed.
+    fn give_up(&mut self, why: &str) {
+        self.end(Err(why.into()));
+        if let Some(walk) = &mut self.walk {
+            walk.again = true;
+        }
+    }
+
+    /// The job has failed, unless nobody wants it any more.
+    fn fail(&mut self, shared: &Arc<Shared>, why: String) {
+        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, shared);
+        let Some(job) = self.jobs.iter_mut().find(is_it) else {
+            return;
+        };
+        if job.state != JobState::Running {
+            return;
+        }
+        log::warning(&format!("the backup {} has failed: {why}", job.id));
+        job.state = JobState::Failed;
+        job.took = Some(job.began.elapsed());
+        job.error = Some(why);
+        self.failed += 1;
     }
 
     /// Whether the thread has told what came of it.
@@ -619,42 +655,27 @@ impl Backups {
             .is_some_and(|m| Arc::ptr_eq(&m.shared, &shared))
         {
             self.making = None;
-            KEEPS.store(false, Relaxed);
+            KEEPS.store(self.walk.is_some(), Relaxed);
         }
         self.ending = None;
-        let Some(job) = self
-            .jobs
-            .iter_mut()
-            .find(|job| Arc::ptr_eq(&job.shared, &shared))
-        else {
+        if let Err(why) = ended {
+            return self.fail(&shared, why);
+        }
+        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, &shared);
+        let Some(job) = self.jobs.iter_mut().find(is_it) else {
             return;
         };
         if job.state != JobState::Running {
             return;
         }
-        match ended {
-            Ok(()) => {
-                job.state = JobState::Done;
-                job.took = Some(job.began.elapsed());
-                self.made += 1;
-                self.last_ms = now_us() / 1000;
-            }
-            Err(why) => {
-                log::warning(&format!("the backup {} has failed: {why}", job.id));
-                job.fail(why);
-                self.failed += 1;
-            }
-        }
+        job.state = JobState::Done;
+        job.took = Some(job.began.elapsed());
+        self.made += 1;
+        self.last_ms = now_us() / 1000;
     }
 }
 
 impl Job {
-    fn fail(&mut self, why: String) {
-        self.state = JobState::Failed;
-        self.took = Some(self.began.elapsed());
-        self.error = Some(why);
-    }
-
     fn reply(&self) -> StatusReply<'static> {
         let took = self.took.unwrap_or_else(|| self.began.elapsed());
         StatusReply {
@@ -689,11 +710,11 @@ pub fn cancel(id: BackupId) -> bool {
     with(|b| {
         let is_it = b.making.as_ref().is_some_and(|making| making.id == id);
         if is_it {
-            b.end(Err(String::new()));
             if let Some(job) = b.jobs.iter_mut().find(|job| job.id == id) {
                 job.state = JobState::Cancelled;
-                job.error = None;
+                job.took = Some(job.began.elapsed());
             }
+            b.end(Err("cancelled".into()));
         }
         is_it
     })
@@ -733,7 +754,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
             begin(known);
         }
         if MISSED.swap(false, Relaxed) {
-            with(|b| b.end(Err(FAULT.into())));
+            with(|b| b.give_up(FAULT));
         }
         let ahead = with(|b| {
             b.making
@@ -745,7 +766,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
         }
     });
     if went.is_none() {
-        with(|b| b.end(Err(FAULT.into())));
+        with(|b| b.give_up(FAULT));
     }
     if !keeps() {
         listen(false);
@@ -826,12 +847,22 @@ fn take_native() -> bool {
 
 /// All keys have been looked at.
 fn ended(cursor: *mut raw::RedisModuleScanCursor) {
-    with(|b| {
+    let over = with(|b| {
+        if MISSED.swap(false, Relaxed) {
+            b.give_up(FAULT);
+        }
+        if let Some(walk) = b.walk.as_mut().filter(|walk| walk.again) {
+            (walk.again, walk.db) = (false, 0);
+            return false;
+        }
         b.walk = None;
         b.end(Ok(()));
+        true
     });
-    // SAFETY: the walk's own, which is over.
-    unsafe { api!(RedisModule_ScanCursorDestroy)(cursor) };
+    if over {
+        // SAFETY: the walk's own, which is over.
+        unsafe { api!(RedisModule_ScanCursorDestroy)(cursor) };
+    }
 }
 
 unsafe extern "C" fn look(
@@ -873,7 +904,7 @@ unsafe extern "C" fn look(
         }
     });
     if looked.is_none() {
-        disturbed(FAULT);
+        unseen();
     }
 }
 
