@@ -50,8 +50,11 @@ use super::vault::{self, Vault};
 use super::{config, failpoint, guard, log, nodes, partitions, restoring};
 use crate::persist;
 
-/// How long one slice of the walk takes, and milliseconds from one to the next.
-const SLICE: Duration = Duration::from_micros(700);
+/// How long one slice of the walk takes where nobody has asked for anything in so many of them, how long otherwise, and
+/// milliseconds from one to the next. Whoever comes in the middle of one waits for its end.
+const SLICE: Duration = Duration::from_micros(950);
+const QUIET: u32 = 20;
+const SHORT: Duration = Duration::from_micros(100);
 const SLICE_EVERY_MS: i64 = 1;
 /// While so many bytes wait for the thread the walk does not go on.
 const AHEAD: usize = 16 << 20;
@@ -69,6 +72,8 @@ static KEEPS: AtomicBool = AtomicBool::new(false);
 static MARK: AtomicBool = AtomicBool::new(false);
 /// A record may not have been handed over, or may be without its mark.
 static MISSED: AtomicBool = AtomicBool::new(false);
+/// Somebody has asked for something since the last slice, other than how a backup stands.
+static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// The backup that is being made.
 struct Making {
@@ -118,6 +123,8 @@ struct Backups {
     walk: Option<Walk>,
     /// A look is arranged for.
     armed: bool,
+    /// How many of them have come since somebody asked for something.
+    quiet: u32,
     /// Keys of other types that the walk has come by.
     natives: Vec<(i32, Box<[u8]>)>,
     /// Ended, and not yet heard of from its thread.
@@ -537,14 +544,13 @@ unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
         unsafe {
             let count = api!(RedisModule_CommandFilterArgsCount)(filter);
             let arg = |n| api!(RedisModule_CommandFilterArgGet)(filter, n);
-            if count < 2 {
-                return;
-            }
             let name = bytes_of(arg(0));
-            if name
-                .get(..5)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"maos."))
-            {
+            let own = name.split_at_checked(5);
+            let own = own.filter(|(start, _)| start.eq_ignore_ascii_case(b"maos."));
+            if !own.is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(b"backup")) {
+                ASKED.store(true, Relaxed);
+            }
+            if count < 2 || own.is_some() {
                 return;
             }
             failpoint::hit("backup filter");
@@ -762,7 +768,9 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
                 .map_or(0, |m| m.shared.waiting.load(Relaxed))
         });
         if ahead < AHEAD {
-            walk_for(SLICE, false);
+            walk_for(slice(), false);
+            // By the walk itself, which reads with the server's commands.
+            ASKED.store(false, Relaxed);
         }
     });
     if went.is_none() {
@@ -772,6 +780,20 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
         listen(false);
     }
     arm();
+}
+
+/// How long the next slice may take.
+fn slice() -> Duration {
+    with(|b| {
+        b.quiet = match ASKED.swap(false, Relaxed) {
+            true => 0,
+            false => b.quiet.saturating_add(1),
+        };
+        match b.quiet {
+            0..QUIET => SHORT,
+            _ => SLICE,
+        }
+    })
 }
 
 /// Walks on for so long. False if that was the end.
