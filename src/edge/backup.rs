@@ -50,8 +50,11 @@ use super::vault::{self, Vault};
 use super::{config, failpoint, guard, log, nodes, partitions, restoring};
 use crate::persist;
 
-/// How long one slice of the walk takes, and milliseconds from one to the next.
-const SLICE: Duration = Duration::from_micros(700);
+/// How long one slice of the walk takes where nobody has asked for anything in so many of them, how long otherwise, and
+/// milliseconds from one to the next. Whoever comes in the middle of one waits for its end.
+const SLICE: Duration = Duration::from_micros(950);
+const QUIET: u32 = 20;
+const SHORT: Duration = Duration::from_micros(100);
 const SLICE_EVERY_MS: i64 = 1;
 /// While so many bytes wait for the thread the walk does not go on.
 const AHEAD: usize = 16 << 20;
@@ -62,12 +65,15 @@ const JOBS_MAX: usize = 64;
 
 const FAULT: &str = "a fault of its own; the server's log says where";
 
-/// Whether what is about to change is to be handed over first.
+/// Whether what is about to change is to be looked at first: as long as there is a walk. A record that goes to another
+/// place without a mark would never get one, and the next backup would take it for one that it has.
 static KEEPS: AtomicBool = AtomicBool::new(false);
 /// The mark of the records that the backup has, or need not have.
 static MARK: AtomicBool = AtomicBool::new(false);
-/// A record could not be handed over.
+/// A record may not have been handed over, or may be without its mark.
 static MISSED: AtomicBool = AtomicBool::new(false);
+/// Somebody has asked for something since the last slice, other than how a backup stands.
+static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// The backup that is being made.
 struct Making {
@@ -107,6 +113,8 @@ struct Job {
 struct Walk {
     cursor: *mut raw::RedisModuleScanCursor,
     db: c_int,
+    /// Some may have been missed: once more from the beginning.
+    again: bool,
 }
 
 #[derive(Default)]
@@ -117,6 +125,8 @@ struct Backups {
     walk: Option<Walk>,
     /// A look is arranged for.
     armed: bool,
+    /// How many of them have come since somebody asked for something.
+    quiet: u32,
     /// Keys of other types that the walk has come by.
     natives: Vec<(i32, Box<[u8]>)>,
     /// Ended, and not yet heard of from its thread.
@@ -361,7 +371,11 @@ fn begin(known: Option<Arc<Known>>) {
         }
         // SAFETY: it has no arguments.
         let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
-        b.walk = Some(Walk { cursor, db: 0 });
+        b.walk = Some(Walk {
+            cursor,
+            db: 0,
+            again: false,
+        });
         b.natives.clear();
         true
     });
@@ -537,21 +551,21 @@ pub fn keep_key(db: i32, name: *mut raw::RedisModuleString) {
 }
 
 unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
-    guard::run(|| {
+    let looked = guard::run(|| {
         // SAFETY: the server's filter, in its callback; its arguments live through it.
         unsafe {
             let count = api!(RedisModule_CommandFilterArgsCount)(filter);
             let arg = |n| api!(RedisModule_CommandFilterArgGet)(filter, n);
-            if count < 2 {
-                return;
-            }
             let name = bytes_of(arg(0));
-            if name
-                .get(..5)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"maos."))
-            {
+            let own = name.split_at_checked(5);
+            let own = own.filter(|(start, _)| start.eq_ignore_ascii_case(b"maos."));
+            if !own.is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(b"backup")) {
+                ASKED.store(true, Relaxed);
+            }
+            if count < 2 || own.is_some() {
                 return;
             }
+            failpoint::hit("backup filter");
             let mut db = 0;
             // A filter is not told the database: of all that hold something, any may be meant.
             while api!(RedisModule_SelectDb)(context(0), db) == raw::REDISMODULE_OK as c_int {
@@ -562,11 +576,14 @@ unsafe extern "C" fn filtered(filter: *mut raw::RedisModuleCommandFilterCtx) {
             }
         }
     });
+    if looked.is_none() {
+        unseen();
+    }
 }
 
 /// Keys are about to go, all of a database or of all.
 pub fn flushes() {
-    if !keeps() {
+    if !with(|b| b.making.is_some() && b.walk.is_some()) {
         return;
     }
     // What is left to do is done at once: the server takes all keys away as soon as this returns.
@@ -574,7 +591,7 @@ pub fn flushes() {
         "all keys go while a backup is made: what it does not have yet is handed over first",
     );
     with_making(|making| making.unbounded = true);
-    while with(|b| b.walk.is_some()) && keeps() {
+    while with(|b| b.making.is_some() && b.walk.is_some()) {
         if !walk_for(Duration::from_millis(100), true) {
             break;
         }
@@ -583,18 +600,21 @@ pub fn flushes() {
 
 /// The data set is replaced, or its databases change places: what is being made cannot be finished.
 pub fn disturbed(why: &str) {
-    with(|b| {
-        if b.making.is_some() {
-            b.end(Err(why.into()));
-        }
-    });
+    with(|b| b.give_up(why));
     super::restoring::disturbed(why);
+}
+
+/// What became of some keys is not known.
+pub fn unseen() {
+    if keeps() {
+        MISSED.store(true, Relaxed);
+    }
 }
 
 impl Backups {
     /// The backup comes to its end here: all has been handed over, or it is given up.
     fn end(&mut self, how: Result<(), String>) {
-        KEEPS.store(false, Relaxed);
+        KEEPS.store(self.walk.is_some(), Relaxed);
         let Some(mut making) = self.making.take() else {
             return;
         };
@@ -606,11 +626,33 @@ impl Backups {
             }
             Err(why) => {
                 making.shared.cancelled.store(true, Relaxed);
-                if let Some(job) = self.jobs.iter_mut().find(|job| job.id == making.id) {
-                    job.fail(why);
-                }
+                self.fail(&making.shared, why);
             }
         }
+    }
+
+    /// Nothing is known any more of what the walk has passed.
+    fn give_up(&mut self, why: &str) {
+        self.end(Err(why.into()));
+        if let Some(walk) = &mut self.walk {
+            walk.again = true;
+        }
+    }
+
+    /// The job has failed, unless nobody wants it any more.
+    fn fail(&mut self, shared: &Arc<Shared>, why: String) {
+        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, shared);
+        let Some(job) = self.jobs.iter_mut().find(is_it) else {
+            return;
+        };
+        if job.state != JobState::Running {
+            return;
+        }
+        log::warning(&format!("the backup {} has failed: {why}", job.id));
+        job.state = JobState::Failed;
+        job.took = Some(job.began.elapsed());
+        job.error = Some(why);
+        self.failed += 1;
     }
 
     /// Whether the thread has told what came of it.
@@ -632,42 +674,27 @@ impl Backups {
             .is_some_and(|m| Arc::ptr_eq(&m.shared, &shared))
         {
             self.making = None;
-            KEEPS.store(false, Relaxed);
+            KEEPS.store(self.walk.is_some(), Relaxed);
         }
         self.ending = None;
-        let Some(job) = self
-            .jobs
-            .iter_mut()
-            .find(|job| Arc::ptr_eq(&job.shared, &shared))
-        else {
+        if let Err(why) = ended {
+            return self.fail(&shared, why);
+        }
+        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, &shared);
+        let Some(job) = self.jobs.iter_mut().find(is_it) else {
             return;
         };
         if job.state != JobState::Running {
             return;
         }
-        match ended {
-            Ok(()) => {
-                job.state = JobState::Done;
-                job.took = Some(job.began.elapsed());
-                self.made += 1;
-                self.last_ms = now_us() / 1000;
-            }
-            Err(why) => {
-                log::warning(&format!("the backup {} has failed: {why}", job.id));
-                job.fail(why);
-                self.failed += 1;
-            }
-        }
+        job.state = JobState::Done;
+        job.took = Some(job.began.elapsed());
+        self.made += 1;
+        self.last_ms = now_us() / 1000;
     }
 }
 
 impl Job {
-    fn fail(&mut self, why: String) {
-        self.state = JobState::Failed;
-        self.took = Some(self.began.elapsed());
-        self.error = Some(why);
-    }
-
     fn reply(&self) -> StatusReply<'static> {
         let took = self.took.unwrap_or_else(|| self.began.elapsed());
         StatusReply {
@@ -702,11 +729,11 @@ pub fn cancel(id: BackupId) -> bool {
     with(|b| {
         let is_it = b.making.as_ref().is_some_and(|making| making.id == id);
         if is_it {
-            b.end(Err(String::new()));
             if let Some(job) = b.jobs.iter_mut().find(|job| job.id == id) {
                 job.state = JobState::Cancelled;
-                job.error = None;
+                job.took = Some(job.began.elapsed());
             }
+            b.end(Err("cancelled".into()));
         }
         is_it
     })
@@ -746,7 +773,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
             begin(known);
         }
         if MISSED.swap(false, Relaxed) {
-            with(|b| b.end(Err(FAULT.into())));
+            with(|b| b.give_up(FAULT));
         }
         let ahead = with(|b| {
             b.making
@@ -754,16 +781,32 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
                 .map_or(0, |m| m.shared.waiting.load(Relaxed))
         });
         if ahead < AHEAD {
-            walk_for(SLICE, false);
+            walk_for(slice(), false);
+            // By the walk itself, which reads with the server's commands.
+            ASKED.store(false, Relaxed);
         }
     });
     if went.is_none() {
-        with(|b| b.end(Err(FAULT.into())));
+        with(|b| b.give_up(FAULT));
     }
     if !keeps() {
         listen(false);
     }
     arm();
+}
+
+/// How long the next slice may take.
+fn slice() -> Duration {
+    with(|b| {
+        b.quiet = match ASKED.swap(false, Relaxed) {
+            true => 0,
+            false => b.quiet.saturating_add(1),
+        };
+        match b.quiet {
+            0..QUIET => SHORT,
+            _ => SLICE,
+        }
+    })
 }
 
 /// Walks on for so long. False if that was the end.
@@ -839,12 +882,22 @@ fn take_native() -> bool {
 
 /// All keys have been looked at.
 fn ended(cursor: *mut raw::RedisModuleScanCursor) {
-    with(|b| {
+    let over = with(|b| {
+        if MISSED.swap(false, Relaxed) {
+            b.give_up(FAULT);
+        }
+        if let Some(walk) = b.walk.as_mut().filter(|walk| walk.again) {
+            (walk.again, walk.db) = (false, 0);
+            return false;
+        }
         b.walk = None;
         b.end(Ok(()));
+        true
     });
-    // SAFETY: the walk's own, which is over.
-    unsafe { api!(RedisModule_ScanCursorDestroy)(cursor) };
+    if over {
+        // SAFETY: the walk's own, which is over.
+        unsafe { api!(RedisModule_ScanCursorDestroy)(cursor) };
+    }
 }
 
 unsafe extern "C" fn look(
@@ -886,7 +939,7 @@ unsafe extern "C" fn look(
         }
     });
     if looked.is_none() {
-        disturbed(FAULT);
+        unseen();
     }
 }
 

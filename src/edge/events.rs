@@ -165,5 +165,6 @@ pub fn unseen() {
     lineage::raise_to_now();
     guard::run(waiting::look_at_all);
     guard::run(index::unseen);
+    backup::unseen();
     feed::unseen();
 }

@@ -49,6 +49,7 @@ pub const POINTS: &[&str] = &[
     "offload",
     "backup tick",
     "backup look",
+    "backup filter",
     "backup write",
     "backup finish",
     "restoring",

@@ -141,19 +141,35 @@ fn line(name: &str, size: usize, figure: f64, judged: &str) {
 }
 
 fn count(knobs: &Knobs, counted: Counted, size: usize, aof: &str) -> f64 {
-    let short = total(counted, size, aof, WARM);
-    let long = total(counted, size, aof, WARM + knobs.counted);
+    difference(knobs, |requests| {
+        total(Setup::new(), counted, size, aof, requests)
+    })
+}
+
+/// What MAOS.SET of 100 B takes, with another module if one is named.
+pub fn of_a_set(knobs: &Knobs, module: Option<&str>) -> f64 {
+    let setup = || match module {
+        None => Setup::new(),
+        Some(path) => Setup::plain().set("loadmodule", path),
+    };
+    difference(knobs, |requests| {
+        total(setup(), Counted::MaosSet, SIZES[0], "no", requests)
+    })
+}
+
+fn difference(knobs: &Knobs, total: impl Fn(usize) -> f64) -> f64 {
+    let (short, long) = (total(WARM), total(WARM + knobs.counted));
     (long - short) / knobs.counted as f64
 }
 
 /// The instructions of a whole server's life in which it serves so many requests.
-fn total(counted: Counted, size: usize, aof: &str, requests: usize) -> f64 {
+fn total(setup: Setup, counted: Counted, size: usize, aof: &str, requests: usize) -> f64 {
     let valgrind = [
         "valgrind",
         "--tool=callgrind",
         "--callgrind-out-file=/dev/stderr",
     ];
-    let setup = Setup::new()
+    let setup = setup
         .under(&valgrind)
         .with(&[("appendonly", aof), ("hz", "1")])
         // It works by the clock, and here fifty times as long as it is allowed.

@@ -34,6 +34,15 @@ pub fn describe(knobs: &Knobs) {
     }
 }
 
+/// A server that may use every core: for what it does in threads and children.
+pub fn free_server() -> Setup {
+    let setup = Setup::new().set("auto-aof-rewrite-percentage", "0");
+    match can_pin() {
+        true => setup.under(&["taskset", "-c", &format!("0-{}", cores() - 1)]),
+        false => setup,
+    }
+}
+
 /// A server that is measured: alone on its core, where that can be had.
 pub fn server() -> Setup {
     let setup = Setup::new().with(&[("auto-aof-rewrite-percentage", "0"), ("hz", "10")]);

@@ -5,6 +5,7 @@
 #[path = "../server/harness/mod.rs"]
 mod harness;
 
+mod backups;
 mod cas;
 mod data;
 mod instructions;
@@ -27,7 +28,7 @@ use knobs::Knobs;
 /// A part of the benchmark, by the name under which it can be asked for.
 type Part = (&'static str, fn(&Knobs));
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("throughput", throughput::run),
     ("cas", cas::run),
     ("locks", locks::run),
@@ -35,6 +36,7 @@ const PARTS: [Part; 9] = [
     ("partitions", partitions::run),
     ("watching", watching::run),
     ("ranging", ranging::run),
+    ("backups", backups::run),
     ("instructions", instructions::run),
     ("memory", memory::run),
 ];

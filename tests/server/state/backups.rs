@@ -17,10 +17,12 @@ use crate::harness::*;
 const KEYS: &str = "new 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
                     old ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100\n";
 
+/// Backups in the server's own directory, unsealed.
+pub const PLAIN: [(&str, &str); 2] = [("maos.backup-dir", "."), ("maos.backup-plain", "yes")];
+
 /// A server whose backups lie in its own directory, unsealed.
-fn plain(lines: &[(&str, &str)]) -> Server {
-    let own = [("maos.backup-dir", "."), ("maos.backup-plain", "yes")];
-    Server::with(&[lines, &own].concat())
+pub fn plain(lines: &[(&str, &str)]) -> Server {
+    Server::with(&[lines, &PLAIN].concat())
 }
 
 /// A server with keys.
@@ -43,7 +45,7 @@ fn write_keys(server: &Server, keys: &str, mode: u32) {
 
 /// Waits until a job has ended, and gives its status.
 #[track_caller]
-fn ended(conn: &mut Conn, id: &str) -> Reply {
+pub fn ended(conn: &mut Conn, id: &str) -> Reply {
     let mut status = Reply::Nil;
     eventually(PATIENCE, "the job ends", || {
         status = cmd!(conn, "MAOS.BACKUP", "STATUS", id);
@@ -54,7 +56,7 @@ fn ended(conn: &mut Conn, id: &str) -> Reply {
 
 /// A backup of everything, done.
 #[track_caller]
-fn backup(conn: &mut Conn, name: &str) -> String {
+pub fn backup(conn: &mut Conn, name: &str) -> String {
     let id = cmd!(conn, "MAOS.BACKUP", "CREATE", name).text().to_owned();
     let status = ended(conn, &id);
     assert_eq!(status.field("state").text(), "done", "{status}");
@@ -63,7 +65,7 @@ fn backup(conn: &mut Conn, name: &str) -> String {
 
 /// Restores, and gives what came of it.
 #[track_caller]
-fn restored(conn: &mut Conn, id: &str, words: &str) -> Reply {
+pub fn restored(conn: &mut Conn, id: &str, words: &str) -> Reply {
     let job = conn.run(&format!("MAOS.BACKUP RESTORE {id} {words}"));
     let status = ended(conn, job.text());
     assert_eq!(status.field("state").text(), "done", "{status}");
@@ -90,8 +92,40 @@ fn file_of(server: &Server, id: &str) -> PathBuf {
     found.expect("the file of the backup")
 }
 
+/// What is being written, or was left over.
+pub fn parts(server: &Server) -> Vec<PathBuf> {
+    let files = fs::read_dir(server.dir()).expect("its directory");
+    let names = files.filter_map(|f| Some(f.ok()?.path()));
+    names
+        .filter(|p| p.to_string_lossy().ends_with(".part"))
+        .collect()
+}
+
+/// Makes what was left over so old that the next backup sweeps it up, unless somebody holds it.
+pub fn age_parts(server: &Server) {
+    for part in parts(server) {
+        let file = fs::File::options().write(true).open(&part).expect("it");
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(long_ago).expect("an older time");
+    }
+}
+
+/// Another backup, as soon as nothing of the one before is left to do.
+#[track_caller]
+pub fn next_backup(conn: &mut Conn, name: &str) -> Reply {
+    let mut begun = Reply::Nil;
+    eventually(PATIENCE, "another one may begin", || {
+        begun = cmd!(conn, "MAOS.BACKUP", "CREATE", name);
+        let busy = begun.is_err() && begun.code() == "BUSY";
+        !busy
+    });
+    let status = ended(conn, begun.text());
+    assert_eq!(status.field("state").text(), "done", "{status}");
+    status
+}
+
 /// Puts a backup of one server where another one finds it.
-fn carry(from: &Server, to: &Server, id: &str) {
+pub fn carry(from: &Server, to: &Server, id: &str) {
     let file = file_of(from, id);
     let name = file.file_name().expect("a name");
     fs::copy(&file, to.dir().join(name)).expect("a copy");
@@ -771,18 +805,7 @@ fn a_kill_leaves_no_half_of_a_backup() {
         );
     }
     // What is left over is old enough to go.
-    let parts = |server: &Server| {
-        let files = fs::read_dir(server.dir()).expect("its directory");
-        let names = files.filter_map(|f| Some(f.ok()?.path()));
-        names
-            .filter(|p| p.to_string_lossy().ends_with(".part"))
-            .collect::<Vec<_>>()
-    };
-    for part in parts(&server) {
-        let file = fs::File::options().write(true).open(&part).expect("it");
-        let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
-        file.set_modified(long_ago).expect("an older time");
-    }
+    age_parts(&server);
     let id = backup(&mut server.conn(), "last");
     assert_eq!(parts(&server), Vec::<PathBuf>::new());
     let verified = cmd!(server.conn(), "MAOS.BACKUP", "VERIFY", &id);
@@ -894,19 +917,15 @@ fn one_at_a_time_and_it_can_be_cancelled() {
     assert_eq!(did[3].field("state").text(), "cancelled");
     assert!(did[4].text().starts_with("NOTFOUND"), "{}", did[4]);
     // The next one has everything, though the walk of the one before was never finished for it.
-    let mut begun = Reply::Nil;
-    eventually(PATIENCE, "another one may begin", || {
-        begun = conn.run("MAOS.BACKUP CREATE three");
-        !begun.is_err()
-    });
-    let status = ended(conn, begun.text());
+    let status = next_backup(conn, "three");
     assert_eq!(status.field("keys").int(), 50_000, "{status}");
     assert_eq!(conn.run("MAOS.BACKUP LIST").array().len(), 1);
+    let whole = status.field("id").text().to_owned();
     let script = "local run = function(...) return redis.pcall('MAOS.BACKUP', ...) end \
                   local job = run('RESTORE', ARGV[1], 'REPLACE', 'DRYRUN') \
                   local second = run('RESTORE', ARGV[1]) \
                   return {second.err, run('CANCEL', job), run('STATUS', job)}";
-    let did = cmd!(conn, "EVAL", script, "0", begun.text());
+    let did = cmd!(conn, "EVAL", script, "0", &whole);
     let did = did.array();
     assert!(did[0].text().starts_with("BUSY"), "{}", did[0]);
     assert_eq!(did[1].int(), 1);
@@ -921,6 +940,84 @@ fn one_at_a_time_and_it_can_be_cancelled() {
         status.field("error").text().contains("databases"),
         "{status}"
     );
+    // Nobody failed where somebody has cancelled.
+    assert_eq!(metric(conn, "backups_failed"), 1);
+}
+
+/// A backup that is given up has marked some keys and others not: whatever they do until all are marked, the next one has
+/// them.
+#[test]
+fn what_moves_after_a_backup_was_given_up_is_in_the_next() {
+    let server = plain(&[]);
+    let conn = &mut server.conn();
+    const KEYS: i64 = 30_000;
+    let lines: Vec<String> = (0..KEYS).map(|n| format!("MAOS.SET k{n} {n}")).collect();
+    conn.pipeline(&lines);
+    let id = conn.run("MAOS.BACKUP CREATE given-up").text().to_owned();
+    let mut lines = vec![format!("MAOS.BACKUP CANCEL {id}")];
+    lines.extend((0..KEYS).map(|n| format!("RENAME k{n} r{n}")));
+    let refused = conn.pipeline(&lines).into_iter().find(Reply::is_err);
+    assert_eq!(refused, None);
+    let status = next_backup(conn, "next");
+    assert_eq!(status.field("keys").int(), KEYS, "{status}");
+    // In another database, where it is as far as it was in this one.
+    conn.run("SELECT 1").ok();
+    let lines: Vec<String> = (0..KEYS).map(|n| format!("MAOS.SET k{n} {n}")).collect();
+    conn.pipeline(&lines);
+    for way in ["", "and back"] {
+        let id = conn.run("MAOS.BACKUP CREATE disturbed").text().to_owned();
+        eventually(PATIENCE, "it has come some way", || {
+            let status = cmd!(conn, "MAOS.BACKUP", "STATUS", &id);
+            status.field("keys").int() > KEYS / 3
+        });
+        conn.run("SWAPDB 0 1").ok();
+        assert_eq!(ended(conn, &id).field("state").text(), "failed", "{way}");
+        let status = next_backup(conn, "next");
+        assert_eq!(status.field("keys").int(), 2 * KEYS, "{way}: {status}");
+    }
+}
+
+/// Nothing is forked: a replica that comes and a save are served meanwhile, and no later.
+#[test]
+fn a_replica_is_synced_and_a_save_is_made_while_a_backup_goes_on() {
+    let server = plain(&[("maos.backup-buffer-bytes", "1gb")]);
+    let conn = &mut server.conn();
+    const KEYS: i64 = 60_000;
+    let value = "x".repeat(200);
+    let lines: Vec<String> = (0..KEYS)
+        .map(|n| format!("MAOS.SET k{n} {n}{value}"))
+        .collect();
+    conn.pipeline(&lines);
+    let is_running = |conn: &mut Conn, id: &str| {
+        let status = cmd!(conn, "MAOS.BACKUP", "STATUS", id);
+        status.field("state").text() == "running"
+    };
+    // A machine may be so fast that the backup is over first: then once more.
+    let mut during = (false, false);
+    for _ in 0..20 {
+        let id = conn.run("MAOS.BACKUP CREATE b").text().to_owned();
+        conn.run("BGSAVE");
+        eventually(PATIENCE, "it is saved", || {
+            conn.info("persistence")["rdb_bgsave_in_progress"] == "0"
+        });
+        assert_eq!(conn.info("persistence")["rdb_last_bgsave_status"], "ok");
+        during.0 |= is_running(conn, &id);
+        let status = ended(conn, &id);
+        assert_eq!(status.field("keys").int(), KEYS, "{status}");
+        let id = conn.run("MAOS.BACKUP CREATE b").text().to_owned();
+        let replica = replica_of(&server);
+        during.1 |= is_running(conn, &id);
+        conn.run("MAOS.SET k0 new").int();
+        wait_synced(&server, &replica);
+        assert_eq!(digest_all(&mut replica.conn()), digest_all(conn));
+        let status = ended(conn, &id);
+        assert_eq!(status.field("state").text(), "done", "{status}");
+        assert_eq!(status.field("keys").int(), KEYS, "{status}");
+        if during == (true, true) {
+            break;
+        }
+    }
+    println!("saved and synced while it was made: {during:?}");
 }
 
 #[test]

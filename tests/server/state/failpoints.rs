@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::backups::{age_parts, backup, carry, ended, next_backup, parts, plain, restored, PLAIN};
 use super::limits::fragment;
 use super::persistence::wait_rewritten;
 use super::{fill, has_failpoints, metric, picture};
@@ -152,6 +153,18 @@ const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
 const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign", "obey leaves"];
 const LISTED: &[&str] = &["range"];
+const BACKED: &[&str] = &[
+    "backup",
+    "offload",
+    "backup tick",
+    "backup look",
+    "backup filter",
+    "backup write",
+    "backup finish",
+    "restoring",
+    "bring",
+    "obey brought",
+];
 
 const SHARED: &[&str] = &[
     "define",
@@ -175,7 +188,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED, LISTED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED, BACKED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -1036,4 +1049,158 @@ fn a_panic_over_what_other_nodes_say_loses_no_partition() {
     eventually(PATIENCE, "it knows all", || {
         !list(says).is_empty() && list(hears) == list(says)
     });
+}
+
+fn names_of_backups(conn: &mut Conn) -> Vec<String> {
+    let list = conn.run("MAOS.BACKUP LIST");
+    let names = list.array().iter();
+    names.map(|b| b.field("name").text().to_owned()).collect()
+}
+
+/// What a job has come to that met a panic.
+#[track_caller]
+fn has_failed(conn: &mut Conn, id: &str, point: &str) {
+    let status = ended(conn, id);
+    assert_eq!(status.field("state").text(), "failed", "{point}: {status}");
+    let why = "a fault of its own";
+    let error = status.field("error").text().to_owned();
+    assert!(error.contains(why), "{point}: {status}");
+}
+
+#[test]
+fn a_panic_over_a_request_for_backups_is_told_and_changes_nothing() {
+    let Some(mut bed) = Bed::new(&PLAIN) else {
+        return;
+    };
+    let id = backup(&mut bed.master.conn(), "whole");
+    let lines = ["CREATE no", "LIST"].map(|line| format!("MAOS.BACKUP {line}"));
+    let [status, verify, restore, delete] =
+        ["STATUS", "VERIFY", "RESTORE", "DELETE"].map(|word| format!("MAOS.BACKUP {word} {id}"));
+    for line in lines.iter().chain([&status, &verify, &restore, &delete]) {
+        bed.hurt("backup", |conn| is_a_fault(&conn.run(line), line));
+    }
+    // Who waits for a thread is not left waiting.
+    for line in [&lines[1], &verify] {
+        bed.hurt("offload", |conn| {
+            let reply = conn.run(line);
+            let text = "met a fault of its own";
+            assert!(reply.err().contains(text), "{line}: {reply}");
+        });
+    }
+    let conn = &mut bed.master.conn();
+    assert_eq!(names_of_backups(conn), ["whole"]);
+    assert_eq!(conn.run(&verify).field("keys").int(), bed.keys.len() as i64);
+    restored(conn, &id, "");
+    bed.unchanged("and it goes on");
+}
+
+/// Wherever it breaks: there is none, which is said, and the next one has every key.
+#[test]
+fn a_panic_over_a_backup_fails_it_and_the_next_has_everything() {
+    let Some(mut bed) = Bed::new(&PLAIN) else {
+        return;
+    };
+    let mut failed = 0;
+    for point in [
+        "backup tick",
+        "backup look",
+        "backup filter",
+        "backup write",
+        "backup finish",
+    ] {
+        bed.hurt(point, |conn| {
+            // A command of the server's own, before the walk has begun.
+            let begun = conn.pipeline(&["MAOS.BACKUP CREATE half", "TOUCH told"]);
+            has_failed(conn, begun[0].text(), point);
+            assert_eq!(names_of_backups(conn), ["whole"; 5][..failed], "{point}");
+        });
+        failed += 1;
+        let conn = &mut bed.master.conn();
+        assert_eq!(metric(conn, "backups_failed"), failed as i64, "{point}");
+        age_parts(&bed.master);
+        let status = next_backup(conn, "whole");
+        assert_eq!(parts(&bed.master), Vec::<std::path::PathBuf>::new());
+        let keys = bed.keys.len() as i64;
+        assert_eq!(status.field("keys").int(), keys, "{point}: {status}");
+        let other = plain(&[]);
+        let id = status.field("id").text();
+        carry(&bed.master, &other, id);
+        restored(&mut other.conn(), id, "");
+        let there = picture(&mut other.conn(), &bed.keys);
+        assert_eq!(there, bed.held, "{point}");
+    }
+}
+
+/// What becomes of keys while a backup is made is in it as it was before, or there is no backup.
+#[test]
+fn what_is_missed_by_a_panic_fails_the_backup() {
+    let Some(mut bed) = Bed::new(&PLAIN) else {
+        return;
+    };
+    for (point, line) in [("event", "SWAPDB 0 1"), ("event", "FLUSHALL")] {
+        bed.arm(point);
+        let conn = &mut bed.master.conn();
+        let done = conn.pipeline(&["MAOS.BACKUP CREATE half", line]);
+        has_failed(conn, done[0].text(), line);
+        assert_eq!(left(conn), 0, "{line}");
+        assert_eq!(names_of_backups(conn), [""; 0], "{line}");
+    }
+    bed.same("and it goes on");
+    let conn = &mut bed.master.conn();
+    let keys = fill(conn);
+    let status = next_backup(conn, "whole");
+    assert_eq!(status.field("keys").int(), keys.len() as i64, "{status}");
+}
+
+#[test]
+fn a_panic_over_a_restore_ends_it_and_the_next_brings_all() {
+    let Some(mut bed) = Bed::new(&PLAIN) else {
+        return;
+    };
+    let id = backup(&mut bed.master.conn(), "whole");
+    let line = format!("MAOS.BACKUP RESTORE {id} REPLACE");
+    for point in ["restoring", "bring"] {
+        bed.hurt(point, |conn| {
+            let job = conn.run(&line).text().to_owned();
+            has_failed(conn, &job, point);
+        });
+        restored(&mut bed.master.conn(), &id, "REPLACE");
+        bed.unchanged(point);
+        // And where there is nothing yet.
+        let other = plain(&[]);
+        carry(&bed.master, &other, &id);
+        let there = &mut other.conn();
+        arm(there, point);
+        let job = there.run(&line).text().to_owned();
+        has_failed(there, &job, point);
+        assert_eq!(there.run("DBSIZE").int(), 0, "{point}");
+        assert_eq!(left(there), 0, "{point}");
+        restored(there, &id, "");
+        assert_eq!(picture(there, &bed.keys), bed.held, "{point}");
+    }
+}
+
+#[test]
+fn what_was_restored_and_not_obeyed_is_counted_and_a_full_copy_mends_it() {
+    let Some(mut bed) = Bed::new(&PLAIN) else {
+        return;
+    };
+    let conn = &mut bed.master.conn();
+    let id = backup(conn, "whole");
+    assert_eq!(conn.run("DEL told").int(), 1);
+    wait_synced(&bed.master, &bed.replica);
+    let there = &mut bed.replica.conn();
+    arm(there, "obey brought");
+    assert_eq!(restored(conn, &id, "").field("keys").int(), 1);
+    eventually(PATIENCE, "the replica met it", || {
+        metric(there, "panics") == 1
+    });
+    assert_eq!(left(there), 0);
+    assert!(metric(there, "damaged") > 0);
+    assert_eq!(there.run("PING"), Reply::Simple("PONG".into()));
+    assert_eq!(there.run("EXISTS told").int(), 0);
+    assert!(bed.replica.log().contains("was not applied"));
+    bed.replica.restart(Stop::NoSave);
+    bed.same("obey brought");
+    assert_eq!(bed.replica.conn().run("EXISTS told").int(), 1);
 }
