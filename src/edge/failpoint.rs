@@ -51,6 +51,7 @@ pub const POINTS: &[&str] = &[
     "backup look",
     "backup write",
     "backup finish",
+    "schedule",
     "restoring",
     "bring",
     "admit",

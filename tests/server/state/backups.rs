@@ -14,27 +14,32 @@ use super::{fill, metric, picture, replica_of};
 use crate::harness::*;
 
 /// Two keys, of which the first one seals.
-const KEYS: &str = "new 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
+pub const KEYS: &str = "new 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
                     old ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100\n";
 
 /// A server whose backups lie in its own directory, unsealed.
-fn plain(lines: &[(&str, &str)]) -> Server {
+pub fn plain(lines: &[(&str, &str)]) -> Server {
     let own = [("maos.backup-dir", "."), ("maos.backup-plain", "yes")];
     Server::with(&[lines, &own].concat())
 }
 
 /// A server with keys.
 fn sealed(keys: &str) -> Server {
+    sealed_with(keys, &[])
+}
+
+/// A server with keys, and more in its settings.
+pub fn sealed_with(keys: &str, more: &[(&str, &str)]) -> Server {
     let lines = [
         ("maos.backup-dir", "."),
         ("maos.backup-key-file", "backup.keys"),
     ];
-    let server = Server::with(&lines);
+    let server = Server::with(&[&lines, more].concat());
     write_keys(&server, keys, 0o600);
     server
 }
 
-fn write_keys(server: &Server, keys: &str, mode: u32) {
+pub fn write_keys(server: &Server, keys: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let path = server.dir().join("backup.keys");
     fs::write(&path, keys).expect("the key file");
@@ -54,7 +59,7 @@ fn ended(conn: &mut Conn, id: &str) -> Reply {
 
 /// A backup of everything, done.
 #[track_caller]
-fn backup(conn: &mut Conn, name: &str) -> String {
+pub fn backup(conn: &mut Conn, name: &str) -> String {
     let id = cmd!(conn, "MAOS.BACKUP", "CREATE", name).text().to_owned();
     let status = ended(conn, &id);
     assert_eq!(status.field("state").text(), "done", "{status}");
@@ -63,7 +68,7 @@ fn backup(conn: &mut Conn, name: &str) -> String {
 
 /// Restores, and gives what came of it.
 #[track_caller]
-fn restored(conn: &mut Conn, id: &str, words: &str) -> Reply {
+pub fn restored(conn: &mut Conn, id: &str, words: &str) -> Reply {
     let job = conn.run(&format!("MAOS.BACKUP RESTORE {id} {words}"));
     let status = ended(conn, job.text());
     assert_eq!(status.field("state").text(), "done", "{status}");
@@ -83,7 +88,7 @@ fn of(list: &[(&str, i64)]) -> Vec<(String, i64)> {
 }
 
 /// The file of a backup.
-fn file_of(server: &Server, id: &str) -> PathBuf {
+pub fn file_of(server: &Server, id: &str) -> PathBuf {
     let mut files = fs::read_dir(server.dir()).expect("its directory");
     let is_it = |path: &PathBuf| path.to_string_lossy().contains(id);
     let found = files.find_map(|f| Some(f.ok()?.path()).filter(is_it));
@@ -91,7 +96,7 @@ fn file_of(server: &Server, id: &str) -> PathBuf {
 }
 
 /// Puts a backup of one server where another one finds it.
-fn carry(from: &Server, to: &Server, id: &str) {
+pub fn carry(from: &Server, to: &Server, id: &str) {
     let file = file_of(from, id);
     let name = file.file_name().expect("a name");
     fs::copy(&file, to.dir().join(name)).expect("a copy");

@@ -152,6 +152,7 @@ const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
 const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign", "obey leaves"];
 const LISTED: &[&str] = &["range"];
+const SCHEDULED: &[&str] = &["schedule"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -175,7 +176,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED, LISTED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED, SCHEDULED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -1036,4 +1037,31 @@ fn a_panic_over_what_other_nodes_say_loses_no_partition() {
     eventually(PATIENCE, "it knows all", || {
         !list(says).is_empty() && list(hears) == list(says)
     });
+}
+
+/// A fault of what makes backups by itself is one of that alone, and it begins anew.
+#[test]
+fn scheduled_backups_go_on_after_a_panic() {
+    let lines = [
+        ("maos.backup-dir", "."),
+        ("maos.backup-plain", "yes"),
+        ("maos.backup-interval", "1"),
+    ];
+    let Some(mut bed) = Bed::new(&lines) else {
+        return;
+    };
+    for point in SCHEDULED {
+        let before = metric(&mut bed.master.conn(), "panics");
+        bed.arm(point);
+        let conn = &mut bed.master.conn();
+        eventually(PATIENCE, "the tick met it", || {
+            metric(conn, "panics") == before + 1
+        });
+        assert_eq!(left(conn), 0);
+        bed.unchanged(point);
+        let verified = metric(conn, "backup_verified");
+        eventually(PATIENCE, "there are more", || {
+            metric(conn, "backup_verified") > verified + 1
+        });
+    }
 }
