@@ -83,6 +83,16 @@ pub enum Knob {
     BackupPlain,
     /// `maos.backup-buffer-bytes`
     BackupBuffer,
+    /// `maos.backup-interval`
+    BackupInterval,
+    /// `maos.backup-full-every`
+    BackupFullEvery,
+    /// `maos.backup-keep`
+    BackupKeep,
+    /// `maos.backup-keep-seconds`
+    BackupKeepSeconds,
+    /// `maos.backup-on-replicas`
+    BackupOnReplicas,
 }
 
 /// Every setting there is, in the order of [`Knob`].
@@ -222,6 +232,51 @@ pub const SETTINGS: &[Setting] = &[
         unit: Unit::Bytes,
         meaning: "How many bytes of a backup may wait to be written. What is written over or removed while a backup is made has to be kept until the backup has it; if the disk is so slow that more than this would wait, the backup fails and the writes go on.",
     },
+    Setting {
+        id: Knob::BackupInterval,
+        name: "backup-interval",
+        default: 0,
+        min: 0,
+        max: 10 * 365 * 86_400,
+        unit: Unit::Seconds,
+        meaning: "How much time lies between two backups that the node makes by itself. They are called scheduled, hold all keys, and go by what is in maos.backup-dir: a restart goes on where it was. Each is read to its last byte once it is made, and all that it goes on from; INFO maos says what came of it. One that fails is tried again after this time, or a minute if that is shorter. 0 makes none.",
+    },
+    Setting {
+        id: Knob::BackupFullEvery,
+        name: "backup-full-every",
+        default: 7,
+        min: 1,
+        max: SCHEDULED_LINKS_MAX,
+        unit: Unit::Count,
+        meaning: "Of the scheduled backups every so manieth is full, those between hold what has changed since the one before. 1 makes every one full. After one that was damaged, or lacks what it goes on from, the next one is full.",
+    },
+    Setting {
+        id: Knob::BackupKeep,
+        name: "backup-keep",
+        default: 0,
+        min: 0,
+        max: 100_000,
+        unit: Unit::Count,
+        meaning: "How many scheduled backups are kept at least, the newest of them. Older ones are removed when a newer one has been made and found good, unless a backup that stays goes on from them: so somewhat more stay than this, up to maos.backup-full-every. Only those that this node made (in a cluster its id, elsewhere its host and port) are ever removed. 0 counts none: see maos.backup-keep-seconds.",
+    },
+    Setting {
+        id: Knob::BackupKeepSeconds,
+        name: "backup-keep-seconds",
+        default: 0,
+        min: 0,
+        max: 100 * 365 * 86_400,
+        unit: Unit::Seconds,
+        meaning: "How long scheduled backups are kept at least. Those that are older are removed as maos.backup-keep says; where both are set, those that both let go. The newest one always stays. 0 is no bound: where both are 0 all stay for ever.",
+    },
+    Setting {
+        id: Knob::BackupOnReplicas,
+        name: "backup-on-replicas",
+        default: 0,
+        min: 0,
+        max: 1,
+        unit: Unit::Switch,
+        meaning: "Whether a node makes scheduled backups while it is a replica, too. Otherwise it begins when it becomes a master.",
+    },
 ];
 
 /// One setting that is text, `maos.<name>` in `redis.conf`. Cannot be changed while the server runs.
@@ -324,10 +379,27 @@ pub const BACKUP_NAME_MAX: usize = 64;
 pub const BACKUP_PREFIXES_MAX: usize = 1024;
 /// The longest of them, in bytes.
 pub const BACKUP_PREFIX_MAX: usize = 512;
+/// The most scheduled backups of one chain: the full one, and those that go on from it.
+pub const SCHEDULED_LINKS_MAX: u64 = 500;
 /// The most partitions that there may be, in a cluster on all nodes.
 pub const PARTITIONS_MAX: usize = 10_000;
 /// The most versions a loaded record may hold.
 pub const HARD_VERSIONS_MAX: u64 = 100_001;
+
+/// The settings of the backups that a node makes by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Schedule {
+    /// Microseconds from one to the next; 0: there are none.
+    pub every_us: u64,
+    /// Every so manieth is full; 0 is as good as 1.
+    pub full_every: usize,
+    /// So many of the newest stay; 0: they are not counted.
+    pub keep: usize,
+    /// Microseconds for which each stays; 0: their age does not count.
+    pub keep_us: u64,
+    /// Replicas make them too.
+    pub on_replicas: bool,
+}
 
 /// The settings that a decision sees, in the units it works in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -365,6 +437,8 @@ pub struct Limits {
     pub backup_plain: bool,
     /// Bytes of a backup that may wait to be written.
     pub backup_buffer: usize,
+    /// The backups that the node makes by itself.
+    pub schedule: Schedule,
 }
 
 impl Limits {
@@ -388,6 +462,13 @@ impl Limits {
             key_ttl_ms: 0,
             backup_plain: value(Knob::BackupPlain) != 0,
             backup_buffer: size(Knob::BackupBuffer),
+            schedule: Schedule {
+                every_us: value(Knob::BackupInterval).saturating_mul(1_000_000),
+                full_every: size(Knob::BackupFullEvery),
+                keep: size(Knob::BackupKeep),
+                keep_us: value(Knob::BackupKeepSeconds).saturating_mul(1_000_000),
+                on_replicas: value(Knob::BackupOnReplicas) != 0,
+            },
         }
     }
 }

@@ -30,6 +30,7 @@
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
 //! | [`keyring`] | the keys that backups are sealed with |
+//! | [`schedule`] | which backup a node makes next by itself, and which go |
 //! | [`model`] | the whole store in memory: the oracle |
 //! | [`transcript`] | conversations as data, run against the model and a server |
 //! | [`generate`] | random requests, made from the command table |
@@ -76,6 +77,8 @@ pub mod record;
 pub mod refusal;
 #[cfg(feature = "engine")]
 pub mod restored;
+#[cfg(feature = "engine")]
+pub mod schedule;
 #[cfg(feature = "engine")]
 pub mod state;
 #[cfg(feature = "engine")]

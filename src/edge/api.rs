@@ -76,7 +76,7 @@ needed! {
     RedisModule_LogIOError RedisModule_Log
     RedisModule_DigestAddStringBuffer RedisModule_DigestAddLongLong RedisModule_DigestEndSequence
     RedisModule_DefragAlloc RedisModule_RegisterInfoFunc RedisModule_InfoAddSection
-    RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldCString
+    RedisModule_InfoAddFieldULongLong RedisModule_InfoAddFieldLongLong RedisModule_InfoAddFieldCString
     RedisModule_GetServerInfo RedisModule_FreeServerInfo RedisModule_ServerInfoGetFieldC
     RedisModule_ServerInfoGetFieldUnsigned RedisModule_SubscribeToServerEvent
     RedisModule_GetKeyNameFromIO RedisModule_GetDbIdFromIO RedisModule_GetSelectedDb

@@ -23,7 +23,9 @@ use super::keys::{Key, Mode};
 use super::ledger::{self, Held};
 use super::metrics::METRICS;
 use super::node::{node, now_us, Node};
-use super::{bus, failpoint, guard, index, listeners, log, members, partitions, pause, propagate};
+use super::{
+    bus, failpoint, guard, index, listeners, log, members, partitions, pause, propagate, schedule,
+};
 use crate::persist;
 
 /// Milliseconds from one step to the next.
@@ -160,6 +162,7 @@ impl Pass {
         bus::tick(self.steps.get());
         partitions::tick(self.steps.get());
         index::tidy();
+        schedule::tick();
         self.look_for_hurry(ctx);
         let budget = Duration::from_micros(node().limits.background_us);
         if !self.hurries.get() && !budget.is_zero() && self.steps.get() >= self.began.get() {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use maos_core::codec::backup::{Head, Parent};
+use maos_core::codec::backup::{Head, Parent, NODE_MAX};
 use maos_core::codec::v1::{self, Share};
 use maos_core::keyring::Keyring;
 use maos_core::partition::Place;
@@ -47,7 +47,7 @@ use super::native::{self, Found};
 use super::node::{node, now_us};
 use super::scribe::{leading, locked, Kind, Packed, Parcel, Scribe, Shared, LEADING};
 use super::vault::{self, Vault};
-use super::{config, failpoint, guard, log, nodes, partitions, restoring};
+use super::{config, failpoint, guard, log, nodes, partitions, restoring, schedule};
 use crate::persist;
 
 /// How long one slice of the walk takes where nobody has asked for anything in so many of them, how long otherwise, and
@@ -107,6 +107,8 @@ struct Job {
     error: Option<String>,
     left_out: u64,
     shared: Arc<Shared>,
+    /// The log is told if it fails.
+    told: bool,
 }
 
 /// The walk over all keys.
@@ -131,6 +133,7 @@ struct Backups {
     natives: Vec<(i32, Box<[u8]>)>,
     /// Ended, and not yet heard of from its thread.
     ending: Option<Arc<Shared>>,
+    begun: u64,
     made: u64,
     failed: u64,
     last_ms: u64,
@@ -192,8 +195,8 @@ pub fn keys() -> Result<Option<Keyring>, Refusal> {
     ring.map_err(|why| Refusal::new(Code::Err, why))
 }
 
-/// Which node this is, to be put down in a backup.
-fn node_id() -> Vec<u8> {
+/// Which node this is, to be put down in a backup: in a cluster its id, elsewhere its host and port.
+pub fn node_id() -> Vec<u8> {
     // SAFETY: it has no arguments; in a cluster the server gives a name of so many characters that stays.
     unsafe {
         let id = api!(RedisModule_GetMyClusterID)();
@@ -202,7 +205,89 @@ fn node_id() -> Vec<u8> {
             return bytes.to_vec();
         }
     }
-    vault::host()
+    // SAFETY: our own context; the information is freed, and not used after that.
+    let port = unsafe {
+        let info = api!(RedisModule_GetServerInfo)(context(0), c"server".as_ptr());
+        let port = api!(RedisModule_ServerInfoGetFieldUnsigned)(
+            info,
+            c"tcp_port".as_ptr(),
+            ptr::null_mut(),
+        );
+        api!(RedisModule_FreeServerInfo)(context(0), info);
+        port
+    };
+    let port = format!(":{port}");
+    let mut id = vault::host();
+    id.truncate(NODE_MAX.saturating_sub(port.len()));
+    id.extend_from_slice(port.as_bytes());
+    id
+}
+
+/// Whether a backup may begin now.
+///
+/// # Errors
+/// `BUSY` if one is being made or given up, or the data set is being loaded.
+pub fn may_begin() -> Result<(), Refusal> {
+    if is_loading() {
+        return Err(busy("the data set is being loaded: begin when it is there"));
+    }
+    let what = with(|b| match (&b.making, &b.walk, &b.ending) {
+        (Some(making), ..) => Some(format!("the backup {} is being made", making.id)),
+        (None, Some(_), _) => Some("what the backup before has marked is being cleared".into()),
+        (.., Some(_)) => Some("the backup before is being given up".into()),
+        _ => None,
+    });
+    match what {
+        Some(what) => Err(busy(&format!("{what}: begin another one when it is done"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the data set is being loaded.
+pub fn is_loading() -> bool {
+    let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+    flags(ptr::null_mut()) & loading != 0
+}
+
+/// A backup that may begin: its file is made, and what it goes on from is open.
+pub struct Prepared {
+    id: BackupId,
+    scribe: Scribe,
+}
+
+impl Prepared {
+    /// Makes ready what a backup of this name is written with. May be called in any thread.
+    ///
+    /// # Errors
+    /// If it may not be written without a key and there is none, and what the system says.
+    pub fn new(
+        name: &str,
+        vault: Vault,
+        ring: Option<Keyring>,
+        may_be_plain: bool,
+        parent: Option<Chain>,
+    ) -> Result<Prepared, Refusal> {
+        let fault = |why: String| Refusal::new(Code::Err, why);
+        if ring.is_none() && !may_be_plain {
+            return Err(fault("no key to encrypt backups with: set maos.backup-key-file in redis.conf, or maos.backup-plain yes for files that anybody can read".into()));
+        }
+        let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
+        let random = vault::random().map_err(fault)?;
+        let file = vault.begin(name, id).map_err(fault)?;
+        let scribe = Scribe {
+            file,
+            vault,
+            ring,
+            random,
+            parent,
+        };
+        Ok(Prepared { id, scribe })
+    }
+
+    /// It is not begun: its file goes.
+    pub fn give_up(self) {
+        self.scribe.file.give_up();
+    }
 }
 
 /// Begins a backup of what there is now, or, where it goes on from another one, as soon as that has been read.
@@ -211,48 +296,62 @@ fn node_id() -> Vec<u8> {
 /// `BUSY` if one is being made, and whatever keeps it from being begun.
 pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
     let vault = vault()?;
-    let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    if flags(ptr::null_mut()) & loading != 0 {
-        return Err(busy("the data set is being loaded: begin when it is there"));
-    }
-    if let Some(what) = with(|b| match (&b.making, &b.walk, &b.ending) {
-        (Some(making), ..) => Some(format!("the backup {} is being made", making.id)),
-        (None, Some(_), _) => Some("what the backup before has marked is being cleared".into()),
-        (.., Some(_)) => Some("the backup before is being given up".into()),
-        _ => None,
-    }) {
-        return Err(busy(&format!("{what}: begin another one when it is done")));
-    }
+    may_begin()?;
     let ring = keys()?;
-    let fault = |why: String| Refusal::new(Code::Err, why);
     let may_be_plain = node().limits.backup_plain;
-    if ring.is_none() && !may_be_plain {
-        return Err(fault("no key to encrypt backups with: set maos.backup-key-file in redis.conf, or maos.backup-plain yes for files that anybody can read".into()));
-    }
-    let prefixes: Vec<Box<[u8]>> = request.prefixes.iter().map(|p| Box::from(*p)).collect();
     let parent = match request.since {
+        Some(since) if schedule::is_removing(since) => {
+            return Err(busy(&format!(
+                "the backup {since} is being removed, as maos.backup-keep has it"
+            )))
+        }
         Some(since) => Some(Chain::open(&vault, since, keys()?, may_be_plain)?),
         None => None,
     };
-    if parent
-        .as_ref()
-        .is_some_and(|p| p.head().prefixes != prefixes)
-    {
-        return Err(fault(
-            "the backup that it is to go on from has other prefixes".into(),
+    let same = |p: &Chain| {
+        p.head()
+            .prefixes
+            .iter()
+            .map(|p| &**p)
+            .eq(request.prefixes.iter().copied())
+    };
+    if parent.as_ref().is_some_and(|p| !same(p)) {
+        return Err(Refusal::fixed(
+            Code::Err,
+            "the backup that it is to go on from has other prefixes",
         ));
     }
+    let name = String::from_utf8_lossy(request.name);
+    start(
+        request,
+        Prepared::new(&name, vault, ring, may_be_plain, parent)?,
+        true,
+    )
+}
+
+/// Begins what has been made ready. Where it is not `told` a failure is not logged here.
+///
+/// # Errors
+/// `BUSY` if one is being made; then its file is gone.
+pub fn start(
+    request: &BackupCreate<'_>,
+    prepared: Prepared,
+    told: bool,
+) -> Result<BackupId, Refusal> {
+    if let Err(refusal) = may_begin() {
+        prepared.give_up();
+        return Err(refusal);
+    }
+    let Prepared { id, scribe } = prepared;
+    let prefixes: Vec<Box<[u8]>> = request.prefixes.iter().map(|p| Box::from(*p)).collect();
     let name = String::from_utf8_lossy(request.name).into_owned();
-    let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
-    let random = vault::random().map_err(fault)?;
-    let file = vault.begin(&name, id).map_err(fault)?;
     let head = Head {
         id: id.0,
         name: name.clone().into(),
         node: node_id().into(),
         instant: Stamp::NONE,
         prefixes: prefixes.clone(),
-        parent: parent.as_ref().map(|p| Parent {
+        parent: scribe.parent.as_ref().map(|p| Parent {
             id: p.head().id,
             instant: p.head().instant,
         }),
@@ -271,30 +370,22 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
         error: None,
         left_out: 0,
         shared: shared.clone(),
+        told,
     };
-    let waits = parent.is_some();
-    let (told, scribe) = (
-        shared.clone(),
-        Scribe {
-            file,
-            vault,
-            ring,
-            random,
-            parent,
-        },
-    );
+    let waits = scribe.parent.is_some();
+    let heard = shared.clone();
     let write = move || {
-        let wrote = catch_unwind(AssertUnwindSafe(|| scribe.write(&parcels, &told)));
+        let wrote = catch_unwind(AssertUnwindSafe(|| scribe.write(&parcels, &heard)));
         let wrote = wrote.unwrap_or_else(|_| {
             METRICS.panics.one();
             Err(FAULT.into())
         });
-        *locked(&told.ended) = Some(wrote);
+        *locked(&heard.ended) = Some(wrote);
     };
     let thread = std::thread::Builder::new().name("maos-backup".into());
     thread
         .spawn(write)
-        .map_err(|e| fault(format!("no thread for it: {e}")))?;
+        .map_err(|e| Refusal::new(Code::Err, format!("no thread for it: {e}")))?;
     with(|b| {
         b.making = Some(Making {
             id,
@@ -309,6 +400,7 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
             unbounded: false,
             unsure: None,
         });
+        b.begun += 1;
         while b.jobs.len() >= JOBS_MAX {
             b.jobs.pop_front();
         }
@@ -319,6 +411,11 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
     }
     arm();
     Ok(id)
+}
+
+/// How many backups have begun since the start.
+pub fn begun() -> u64 {
+    with(|b| b.begun)
 }
 
 /// The instant: what is there now is what the backup holds.
@@ -648,7 +745,9 @@ impl Backups {
         if job.state != JobState::Running {
             return;
         }
-        log::warning(&format!("the backup {} has failed: {why}", job.id));
+        if job.told {
+            log::warning(&format!("the backup {} has failed: {why}", job.id));
+        }
         job.state = JobState::Failed;
         job.took = Some(job.began.elapsed());
         job.error = Some(why);

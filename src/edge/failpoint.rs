@@ -52,6 +52,7 @@ pub const POINTS: &[&str] = &[
     "backup filter",
     "backup write",
     "backup finish",
+    "schedule",
     "restoring",
     "bring",
     "admit",

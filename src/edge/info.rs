@@ -9,7 +9,7 @@ use super::api::{api, raw};
 use super::metrics::METRICS;
 use super::{
     background, backup, conflicts, failpoint, feed, guard, index, listeners, node, partitions,
-    pause, restoring, waiting,
+    pause, restoring, schedule, waiting,
 };
 
 /// Registers the section.
@@ -76,6 +76,18 @@ fn write(ctx: *mut raw::RedisModuleInfoCtx) {
         let name = c"backup_restore_interrupted";
         // SAFETY: the context of this callback; the server copies both strings.
         unsafe { api!(RedisModule_InfoAddFieldCString)(ctx, name.as_ptr(), text.as_ptr()) };
+    }
+    let scheduled = schedule::numbers();
+    number("backup_scheduled_made", scheduled.made);
+    number("backup_scheduled_failed", scheduled.failed);
+    number("backup_verified", scheduled.verified);
+    number("backup_verify_failed", scheduled.verify_failed);
+    let error = CString::new(scheduled.last_error).unwrap_or_default();
+    // SAFETY: the context of this callback; the server copies the strings.
+    unsafe {
+        let (error_name, next_name) = (c"backup_last_error", c"backup_next_in_s");
+        api!(RedisModule_InfoAddFieldCString)(ctx, error_name.as_ptr(), error.as_ptr());
+        api!(RedisModule_InfoAddFieldLongLong)(ctx, next_name.as_ptr(), scheduled.next_in_s);
     }
     number("listening", u64::from(listeners::any()));
     number("listener_checks", m.listener_checks.get());

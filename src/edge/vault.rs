@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use foldhash::HashMap;
-use maos_core::codec::backup::{peek, Head};
+use maos_core::codec::backup::{peek, BackupError, Head};
 use maos_core::keyring::{Keyring, KEYRING_MAX};
 use maos_core::refusal::Quoted;
 use maos_core::wire::backup::{is_backup_name, BackupFileReply, BackupId, BackupReply};
@@ -204,6 +204,18 @@ impl Vault {
         self.settle()
     }
 
+    /// Removes the backup with this name and this id, and no file that is called otherwise.
+    ///
+    /// # Errors
+    /// Why it could not be. That it is gone already is none.
+    pub fn remove_named(&self, name: &str, id: BackupId) -> Result<(), String> {
+        let path = self.0.join(format!("{name}-{id}{ENDING}"));
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => self.remove(&path),
+        }
+    }
+
     /// Has the directory itself on disk.
     fn settle(&self) -> Result<(), String> {
         let done = File::open(&self.0).and_then(|dir| dir.sync_all());
@@ -217,19 +229,36 @@ impl Vault {
         all
     }
 
-    fn one(&self, path: &Path) -> Option<BackupFileReply<'static>> {
-        let id = id_of(path)?;
-        let read = || {
-            let file = open(path).map_err(|e| e.to_string())?;
-            let size = file.metadata().map_err(|e| e.to_string())?.len();
-            let (head, key) = peek(&file).map_err(|e| e.to_string())?;
-            let backup = reply_of(&head, key.as_deref());
-            match backup.id == id {
-                true => Ok((backup, size)),
-                false => Err("its name is that of another".to_string()),
+    /// All backups, in any order, and whether there may be others: why one could not be read that may be a good one.
+    /// What is damaged is none.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn survey(&self) -> Result<(Vec<BackupReply<'static>>, Result<(), String>), String> {
+        let bad = |e: io::Error| format!("maos.backup-dir cannot be read: {e}");
+        let (mut found, mut whole) = (vec![], Ok(()));
+        for (n, entry) in fs::read_dir(&self.0).map_err(bad)?.enumerate() {
+            if n >= FILES_MAX {
+                whole = Err(format!("maos.backup-dir has more than {FILES_MAX} files"));
+                break;
             }
-        };
-        match read() {
+            let path = entry.map_err(bad)?.path();
+            let Some(id) = id_of(&path) else { continue };
+            // What a link leads to is not opened as a backup either.
+            if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+                continue;
+            }
+            match begins(&path, id) {
+                Ok((backup, _)) => found.push(backup),
+                Err(Unread::Unknown(why)) => whole = Err(told("cannot read", &path, &why)),
+                Err(Unread::Gone | Unread::Bad(_)) => {}
+            }
+        }
+        Ok((found, whole))
+    }
+
+    fn one(&self, path: &Path) -> Option<BackupFileReply<'static>> {
+        match begins(path, id_of(path)?) {
             Ok((backup, size)) => Some(BackupFileReply {
                 backup,
                 file: path.file_name()?.as_encoded_bytes().to_vec().into(),
@@ -241,6 +270,54 @@ impl Vault {
                 None
             }
         }
+    }
+}
+
+/// Why the beginning of a file could not be read.
+enum Unread {
+    /// The file is not there any more.
+    Gone,
+    /// It is no backup that this version could ever restore from.
+    Bad(String),
+    /// It may be one.
+    Unknown(io::Error),
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unread::Gone => f.write_str("it is gone"),
+            Unread::Bad(why) => f.write_str(why),
+            Unread::Unknown(e) => e.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Unread {
+    fn from(e: io::Error) -> Unread {
+        match e.kind() {
+            io::ErrorKind::NotFound => Unread::Gone,
+            // It ends before its beginning does.
+            io::ErrorKind::UnexpectedEof => Unread::Bad(e.to_string()),
+            _ => Unread::Unknown(e),
+        }
+    }
+}
+
+/// What the file of a backup says of itself, and its size.
+fn begins(path: &Path, id: BackupId) -> Result<(BackupReply<'static>, u64), Unread> {
+    let file = open(path)?;
+    let size = file.metadata()?.len();
+    let (head, key) = peek(&file).map_err(|e| match e {
+        BackupError::Io(e) => Unread::from(e),
+        // A later version may go on from what is here.
+        BackupError::Newer { .. } => Unread::Unknown(io::Error::other(e.to_string())),
+        e => Unread::Bad(e.to_string()),
+    })?;
+    let backup = reply_of(&head, key.as_deref());
+    match backup.id == id {
+        true => Ok((backup, size)),
+        false => Err(Unread::Bad("its name is that of another".into())),
     }
 }
 

@@ -31,7 +31,7 @@ pub fn run(knobs: &Knobs) {
         "{keys} keys of 1 KiB, compressed and sealed: thousand keys a second; theirs: BGSAVE"
     ));
     header();
-    let server = full(keys, |n| noise(n));
+    let server = full(keys, noise);
     making(knobs, "values that do not compress", &server);
     drop(server);
     let server = full(keys, task);

@@ -14,7 +14,7 @@ use super::{fill, metric, picture, replica_of};
 use crate::harness::*;
 
 /// Two keys, of which the first one seals.
-const KEYS: &str = "new 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
+pub const KEYS: &str = "new 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
                     old ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100\n";
 
 /// Backups in the server's own directory, unsealed.
@@ -27,16 +27,21 @@ pub fn plain(lines: &[(&str, &str)]) -> Server {
 
 /// A server with keys.
 fn sealed(keys: &str) -> Server {
+    sealed_with(keys, &[])
+}
+
+/// A server with keys, and more in its settings.
+pub fn sealed_with(keys: &str, more: &[(&str, &str)]) -> Server {
     let lines = [
         ("maos.backup-dir", "."),
         ("maos.backup-key-file", "backup.keys"),
     ];
-    let server = Server::with(&lines);
+    let server = Server::with(&[&lines, more].concat());
     write_keys(&server, keys, 0o600);
     server
 }
 
-fn write_keys(server: &Server, keys: &str, mode: u32) {
+pub fn write_keys(server: &Server, keys: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let path = server.dir().join("backup.keys");
     fs::write(&path, keys).expect("the key file");
@@ -85,7 +90,7 @@ fn of(list: &[(&str, i64)]) -> Vec<(String, i64)> {
 }
 
 /// The file of a backup.
-fn file_of(server: &Server, id: &str) -> PathBuf {
+pub fn file_of(server: &Server, id: &str) -> PathBuf {
     let mut files = fs::read_dir(server.dir()).expect("its directory");
     let is_it = |path: &PathBuf| path.to_string_lossy().contains(id);
     let found = files.find_map(|f| Some(f.ok()?.path()).filter(is_it));

@@ -165,6 +165,7 @@ const BACKED: &[&str] = &[
     "bring",
     "obey brought",
 ];
+const SCHEDULED: &[&str] = &["schedule"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -188,7 +189,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED, LISTED, BACKED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED, BACKED, SCHEDULED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -1203,4 +1204,30 @@ fn what_was_restored_and_not_obeyed_is_counted_and_a_full_copy_mends_it() {
     bed.replica.restart(Stop::NoSave);
     bed.same("obey brought");
     assert_eq!(bed.replica.conn().run("EXISTS told").int(), 1);
+}
+/// A fault of what makes backups by itself is one of that alone, and it begins anew.
+#[test]
+fn scheduled_backups_go_on_after_a_panic() {
+    let lines = [
+        ("maos.backup-dir", "."),
+        ("maos.backup-plain", "yes"),
+        ("maos.backup-interval", "1"),
+    ];
+    let Some(mut bed) = Bed::new(&lines) else {
+        return;
+    };
+    for point in SCHEDULED {
+        let before = metric(&mut bed.master.conn(), "panics");
+        bed.arm(point);
+        let conn = &mut bed.master.conn();
+        eventually(PATIENCE, "the tick met it", || {
+            metric(conn, "panics") == before + 1
+        });
+        assert_eq!(left(conn), 0);
+        bed.unchanged(point);
+        let verified = metric(conn, "backup_verified");
+        eventually(PATIENCE, "there are more", || {
+            metric(conn, "backup_verified") > verified + 1
+        });
+    }
 }
