@@ -635,6 +635,7 @@ pub fn disturbed(why: &str) {
         }
     });
     super::restoring::disturbed(why);
+    super::rolling::disturbed(why);
 }
 
 impl Backups {
@@ -735,6 +736,7 @@ impl Job {
                 .as_ref()
                 .map(|why| why.clone().into_bytes().into()),
             restore: None,
+            rollback: None,
         }
     }
 }

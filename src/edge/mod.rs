@@ -37,5 +37,6 @@ pub mod pause;
 pub mod propagate;
 pub mod register;
 pub mod restoring;
+pub mod rolling;
 pub mod vault;
 pub mod waiting;

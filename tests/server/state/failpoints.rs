@@ -152,6 +152,7 @@ const ASKED: &[&str] = &["config get", "config set", "info"];
 const PAUSED: &[&str] = &["pause", "message"];
 const WATCHED: &[&str] = &["watch", "tell", "notified", "obey reign", "obey leaves"];
 const LISTED: &[&str] = &["range"];
+const ROLLED: &[&str] = &["rollback", "rolling", "roll", "rolling look"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -175,7 +176,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED, LISTED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED, ROLLED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -1036,4 +1037,42 @@ fn a_panic_over_what_other_nodes_say_loses_no_partition() {
     eventually(PATIENCE, "it knows all", || {
         !list(says).is_empty() && list(hears) == list(says)
     });
+}
+
+/// A roll-back that met a fault has failed, and says so; begun again it comes to its end.
+#[test]
+fn a_panic_while_a_prefix_is_rolled_back_ends_that_and_changes_nothing() {
+    // There were no keys then: each of these would be deleted.
+    let begin = "MAOS.ROLLBACKTO '' AT 0";
+    for point in ROLLED {
+        let index = match *point {
+            "rolling look" => "no",
+            _ => "yes",
+        };
+        let Some(mut bed) = Bed::new(&[("maos.range-index", index)]) else {
+            return;
+        };
+        bed.hurt(point, |conn| {
+            let begun = conn.run(begin);
+            if *point == "rollback" {
+                return is_a_fault(&begun, begin);
+            }
+            let mut status = Reply::Nil;
+            eventually(PATIENCE, "it ends", || {
+                status = cmd!(conn, "MAOS.BACKUP", "STATUS", begun.text());
+                status.field("state").text() != "running"
+            });
+            assert_eq!(status.field("state").text(), "failed", "{status}");
+            let error = status.field("error").text();
+            assert!(error.contains("a fault of its own"), "{status}");
+        });
+        let conn = &mut bed.master.conn();
+        let begun = conn.run(begin);
+        eventually(PATIENCE, "it ends", || {
+            let status = cmd!(conn, "MAOS.BACKUP", "STATUS", begun.text());
+            status.field("state").text() == "done"
+        });
+        assert!(conn.run("MAOS.GET told").is_nil());
+        bed.same(point);
+    }
 }
