@@ -47,6 +47,9 @@ const JOBS_MAX: usize = 64;
 const NAMED_MAX: usize = 16;
 const NAMED_LEN_MAX: usize = 1024;
 
+/// What is said where code of ours has met a fault.
+const FAULT: &str = "a fault of its own; the server's log says where";
+
 /// What was asked for, and by whom.
 struct Request {
     db: i32,
@@ -225,8 +228,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
         failpoint::hit("rolling");
         doing.slice()
     });
-    let fault = || "a fault of its own; the server's log says where".to_owned();
-    let next = match came.unwrap_or_else(|| Came::Ended(Err(fault()))) {
+    let next = match came.unwrap_or_else(|| Came::Ended(Err(FAULT.into()))) {
         Came::On => SLICE_EVERY_MS,
         Came::Waits => WAIT_MS,
         Came::Ended(how) => return end(id, how),
@@ -377,6 +379,8 @@ enum Next {
     Further,
     /// Not to be had yet.
     Later,
+    /// Not to be had: a key could not be looked at.
+    Fault,
     /// There is none.
     None,
 }
@@ -404,6 +408,7 @@ impl Doing {
                 Next::None => return Came::Ended(Ok(())),
                 Next::Further => break,
                 Next::Later => return Came::Waits,
+                Next::Fault => return Came::Ended(Err(FAULT.into())),
                 Next::Key(name) => {
                     let became = self.request.turn(&name, &reader, &who);
                     self.count(|job| job.note(&name, became));
@@ -435,7 +440,10 @@ impl Doing {
                 return Next::Further;
             }
             if let Walk::Scanned(scan) = &self.walk {
-                self.is_over = !bucket(scan, &self.request, &mut self.found);
+                match bucket(scan, &self.request, &mut self.found) {
+                    Some(more) => self.is_over = !more,
+                    None => return Next::Fault,
+                }
                 continue;
             }
             let prefix = &self.request.prefix;
@@ -472,8 +480,8 @@ impl Doing {
     }
 }
 
-/// Names of one bucket of the keyspace. False at the end of it all.
-fn bucket(scan: &Scan, request: &Request, found: &mut VecDeque<Box<[u8]>>) -> bool {
+/// Names of one bucket of the keyspace. False at the end of it all; `None` if a key could not be looked at.
+fn bucket(scan: &Scan, request: &Request, found: &mut VecDeque<Box<[u8]>>) -> Option<bool> {
     let ctx = context(request.db);
     let mut step = Step {
         prefix: &request.prefix,
@@ -483,8 +491,7 @@ fn bucket(scan: &Scan, request: &Request, found: &mut VecDeque<Box<[u8]>>) -> bo
     // SAFETY: our own context and cursor; `look` is given `step` back, which outlives the call and which nothing else
     // has meanwhile.
     let more = unsafe { api!(RedisModule_Scan)(ctx, scan.0, Some(look), (&raw mut step).cast()) };
-    assert!(step.is_whole, "a key could not be looked at");
-    more != 0
+    step.is_whole.then_some(more != 0)
 }
 
 /// What one callback of the walk needs.
