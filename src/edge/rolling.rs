@@ -643,6 +643,9 @@ impl Request {
         if !victims.is_empty() {
             partitions::evict(&victims, node);
         }
+        // The context is one for all: who looked for keys that make room, or removed them, may have selected another
+        // database, and what is told below is told of the one that is selected.
+        context(self.db);
         guard::applying(|| {
             key.apply(change, 0);
             node.committed(change.stamp, stamp, now_us);

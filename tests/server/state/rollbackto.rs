@@ -380,6 +380,32 @@ fn what_a_write_may_not_do_a_roll_back_may_not_either() {
     assert_eq!(status.field("keys").int(), 1, "{status}");
 }
 
+/// Room is made in whatever database, and what is rolled back in its own: on the replica too.
+#[test]
+fn keys_of_another_database_make_room() {
+    let server = Server::with(&ALL);
+    let replica = replica_of(&server);
+    let conn = &mut server.conn();
+    conn.run("MAOS.PARTITION CREATE share BYTES 30000 PREFIX app: ONFULL evict")
+        .int();
+    let long = "x".repeat(5000);
+    cmd!(conn, "MAOS.SET", "app:back", &long).int();
+    let at = instant(conn);
+    conn.run("SELECT 1").ok();
+    for n in 0..4 {
+        cmd!(conn, "MAOS.SET", format!("app:{n}"), &long).int();
+    }
+    conn.run("SELECT 0").ok();
+    conn.run("MAOS.SET app:back new").int();
+    let status = rolled(conn, &format!("app: AT {at}"));
+    assert_eq!(counts(&status), [("keys", 1)], "{status}");
+    assert_eq!(conn.run("MAOS.GET app:back").text(), long);
+    conn.run("SELECT 1").ok();
+    assert_eq!(conn.run("DBSIZE").int(), 3);
+    wait_synced(&server, &replica);
+    assert_eq!(digest_all(&mut replica.conn()), digest_all(conn));
+}
+
 #[test]
 fn rights_hold_for_each_key() {
     let server = Server::with(&ALL);
