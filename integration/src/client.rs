@@ -79,7 +79,7 @@ commands_without_id! {
     PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
     PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply,
     PartitionHelp => wire::HelpReply, Watch => wire::WatchReply<'static>,
-    Range => wire::RangeReply<'static>
+    Range => wire::RangeReply<'static>, RollbackTo => wire::BegunReply
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may

@@ -73,6 +73,7 @@
 //! | `MAOS.WATCH`, on all masters | [`watch`](Client::watch), [`watch_from`](Client::watch_from), [`watch_from_snapshot`](Client::watch_from_snapshot) |
 //! | `MAOS.WATCH`, at one server | [`changes`](Client::changes) |
 //! | `MAOS.RANGE`, on all masters | [`list`](Client::list) |
+//! | `MAOS.ROLLBACKTO` | [`rollback_to`](Client::rollback_to) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
@@ -91,6 +92,7 @@ mod merge;
 mod options;
 mod partition;
 mod patch;
+mod rollback;
 mod stream;
 mod topology;
 mod transaction;
@@ -106,6 +108,8 @@ pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
 pub use list::{KeyState, ListedKey, Listing};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
+#[doc(inline)]
+pub use maos_core::wire::backup::BackupId;
 pub use maos_core::{Code, Refusal};
 pub use merge::{Conflict, How, MergeOptions, Merged, Strategy};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
@@ -113,11 +117,13 @@ pub use partition::{
     OnFull, Partition, PartitionAudit, PartitionInfo, PartitionOptions, PartitionType, Pool,
 };
 pub use patch::{IncrementOptions, Incremented};
+pub use rollback::RollbackToOptions;
 pub use stream::{Checkpoint, Gap, GapCause, Subscription, WatchItem};
 pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
+    pub use maos_core::wire::backup::BegunReply;
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::partition::{
         AuditReply, Class, DefinedReply, DroppedReply, HelpReply, OnFull, PartitionAlter,
@@ -125,6 +131,7 @@ pub mod wire {
         PartitionReply, PartitionsReply, PoolReply, Terms,
     };
     pub use maos_core::wire::range::{Listed, ListedFull, Range, RangeReply};
+    pub use maos_core::wire::rollback::RollbackTo;
     pub use maos_core::wire::state::*;
     pub use maos_core::wire::txn::{
         Action, Condition, Operation, Outcome as OperationOutcome, Test, Txn, TxnReply,

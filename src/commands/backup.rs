@@ -10,8 +10,9 @@ use maos_core::{Code, Refusal};
 
 use crate::edge::call::Call;
 use crate::edge::chain::Chain;
+use crate::edge::node::node;
 use crate::edge::vault::Vault;
-use crate::edge::{backup, failpoint, offload, restoring};
+use crate::edge::{backup, failpoint, offload, restoring, rolling};
 
 /// MAOS.BACKUP
 pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
@@ -24,12 +25,23 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
         call.reply(&help);
         return Ok(());
     }
+    // A job that is remembered needs no directory.
+    if let BackupRequest::Status(id) | BackupRequest::Cancel(id) = request {
+        if let Some(status) = remembered(call, id) {
+            check_may_ask(call, id)?;
+            match request {
+                BackupRequest::Cancel(_) => cancel(call, id)?,
+                _ => call.reply(&status),
+            }
+            return Ok(());
+        }
+    }
     let vault = backup::vault()?;
     call.check_may(&[b"BGSAVE"])?;
     match request {
         BackupRequest::Create(create) => call.reply(&BegunReply(backup::create(&create)?)),
         BackupRequest::Restore(restore) => call.reply(&BegunReply(restoring::begin(&restore)?)),
-        BackupRequest::Status(id) => call.reply(&status(&vault, id)?),
+        BackupRequest::Status(id) => call.reply(&on_disk(&vault, id)?),
         BackupRequest::List => return offload::run(call, move || Ok(BackupsReply(vault.list()))),
         BackupRequest::Verify(id) => {
             // Whoever looks at one without a key is not about to take it for good.
@@ -39,12 +51,7 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
                 verified.map_err(|why| Refusal::new(Code::BadBackup, why))
             });
         }
-        BackupRequest::Cancel(id) => {
-            if !backup::cancel(id) && !restoring::cancel(id) {
-                return Err(no_job(id));
-            }
-            call.reply_int(1);
-        }
+        BackupRequest::Cancel(id) => return Err(no_job(id)),
         BackupRequest::Delete(id) => {
             if backup::is_making(id) {
                 return Err(Refusal::fixed(
@@ -73,8 +80,32 @@ fn delete(vault: &Vault, id: BackupId) -> Result<Value, Refusal> {
     Ok(Value::Int(1))
 }
 
+/// How a job stands that is remembered, as the user of the call may see it.
+fn remembered(call: &Call<'_>, id: BackupId) -> Option<StatusReply<'static>> {
+    backup::status(id)
+        .or_else(|| restoring::status(id))
+        .or_else(|| rolling::status(id, &|key| call.may_read(key)))
+}
+
+/// Whether the user may ask about a job, or end it: it is an administrator, or rolls back itself.
+fn check_may_ask(call: &Call<'_>, id: BackupId) -> Result<(), Refusal> {
+    let is_own = call.with_user(&mut node().users, |user| rolling::is_of(id, user));
+    match is_own {
+        true => Ok(()),
+        false => call.check_may(&[b"BGSAVE"]),
+    }
+}
+
+fn cancel(call: &Call<'_>, id: BackupId) -> Result<(), Refusal> {
+    if !backup::cancel(id) && !restoring::cancel(id) && !rolling::cancel(id) {
+        return Err(no_job(id));
+    }
+    call.reply_int(1);
+    Ok(())
+}
+
 fn no_job(id: BackupId) -> Refusal {
-    let text = format!("no backup or restore {id} is running");
+    let text = format!("no backup, restore or roll-back {id} is running");
     Refusal::new(Code::NotFound, text)
 }
 
@@ -83,11 +114,8 @@ fn no_backup(id: BackupId) -> Refusal {
     Refusal::new(Code::NotFound, text)
 }
 
-/// How a job stands; of one that is not remembered what its file says.
-fn status(vault: &Vault, id: BackupId) -> Result<StatusReply<'static>, Refusal> {
-    if let Some(status) = backup::status(id).or_else(|| restoring::status(id)) {
-        return Ok(status);
-    }
+/// How a backup stands that is not remembered: what its file says.
+fn on_disk(vault: &Vault, id: BackupId) -> Result<StatusReply<'static>, Refusal> {
     let path = vault.find(id).ok_or_else(|| no_backup(id))?;
     let bad = |why: String| Refusal::new(Code::BadBackup, why);
     let file = vault.open(&path).map_err(bad)?;
@@ -105,5 +133,6 @@ fn status(vault: &Vault, id: BackupId) -> Result<StatusReply<'static>, Refusal> 
         error: None,
         left_out: 0,
         restore: None,
+        rollback: None,
     })
 }

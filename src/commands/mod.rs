@@ -6,6 +6,7 @@ mod backup;
 mod internal;
 mod partition;
 mod range;
+mod rollback;
 mod state;
 mod watch;
 
@@ -51,6 +52,7 @@ mod run {
     pub use super::backup::backup;
     pub use super::partition::{define, survey};
     pub use super::range::range;
+    pub use super::rollback::rollback;
     pub use super::state::{lock, read, write};
     pub use super::watch::watch;
 }

@@ -26,6 +26,7 @@
 //! | [`feed`] | the change log: every event in order, and what becomes of a cursor |
 //! | [`glob`], [`audience`] | patterns over keys, and who is to hear of one |
 //! | [`range`] | what a listing of keys in order shows |
+//! | [`rollback`] | what a roll-back of a prefix makes of each key |
 //! | [`json`] | bounded checks of JSON and the difference of two documents |
 //! | [`digest`] | what a digest sees of a record |
 //! | [`codec`] | the only bytes that outlive the process |
@@ -77,6 +78,8 @@ pub mod record;
 pub mod refusal;
 #[cfg(feature = "engine")]
 pub mod restored;
+#[cfg(feature = "engine")]
+pub mod rollback;
 #[cfg(feature = "engine")]
 pub mod schedule;
 #[cfg(feature = "engine")]

@@ -433,6 +433,17 @@ impl Model {
         }
     }
 
+    /// As a store that does nothing between two requests: none of its keys would ever have its turn.
+    fn rollback<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>
+    where
+        C: Request<'a> + Into<cmd::RollbackTo<'a>>,
+    {
+        check_arity(C::SPEC, args)?;
+        let _: cmd::RollbackTo<'_> = C::parse(args)?.into();
+        let text = "a store in memory has no background in which keys could be rolled back";
+        Err(Refusal::fixed(Code::Err, text))
+    }
+
     fn range<'a, C>(&mut self, args: &[&'a [u8]]) -> Result<Value, Refusal>
     where
         C: Request<'a> + Into<cmd::Range<'a>>,

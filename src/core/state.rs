@@ -469,6 +469,16 @@ fn find_version(record: Option<&Record>, n: i64) -> Result<(&Record, usize), Ref
     Ok((r, place))
 }
 
+/// The first stamp after this millisecond: all of it counts.
+pub(crate) fn end_of(ms: u64) -> Stamp {
+    Stamp(ms.saturating_mul(1000).saturating_add(1000))
+}
+
+/// The place of the version that was the newest at the end of this millisecond; `None` if none is kept from then.
+pub(crate) fn place_as_of(record: &Record, ms: u64) -> Option<usize> {
+    record.partition_point(end_of(ms)).checked_sub(1)
+}
+
 fn select(record: Option<&Record>, select: Select) -> Result<Version<'_>, Refusal> {
     let (r, place) = match select {
         Select::Version(n) => find_version(record, n)?,
@@ -476,9 +486,7 @@ fn select(record: Option<&Record>, select: Select) -> Result<Version<'_>, Refusa
             let no = |text: String| Refusal::new(Code::NoVersion, text);
             let r = with_past(record)
                 .ok_or_else(|| no("the key has no history: never written, or purged".into()))?;
-            // All of that millisecond counts.
-            let end = Stamp(ms.saturating_mul(1000).saturating_add(1000));
-            let place = r.partition_point(end).checked_sub(1).ok_or_else(|| {
+            let place = place_as_of(r, ms).ok_or_else(|| {
                 no(format!(
                     "no version of this key is kept from {ms}; the oldest is from {}",
                     r.nth(0).map_or(0, |v| v.stamp().millis())

@@ -699,6 +699,7 @@ pub fn flushes() {
 pub fn disturbed(why: &str) {
     with(|b| b.give_up(why));
     super::restoring::disturbed(why);
+    super::rolling::disturbed(why);
 }
 
 /// What became of some keys is not known.
@@ -811,6 +812,7 @@ impl Job {
                 .as_ref()
                 .map(|why| why.clone().into_bytes().into()),
             restore: None,
+            rollback: None,
         }
     }
 }

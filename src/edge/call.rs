@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ptr, slice};
 
-use maos_core::glob::Glob;
+use maos_core::glob::{are_apart, Glob};
 use maos_core::wire::{CommandSpec, Keys, Reply, Sink};
 use maos_core::{Code, Refusal};
 
@@ -355,6 +355,21 @@ impl Reader {
     /// What each of the keys that it may read begins with one of: the beginnings of its key patterns, up to what may
     /// differ.
     pub fn readable(&self) -> Vec<Vec<u8>> {
+        self.beginnings(b'R')
+    }
+
+    /// Whether there may be a key that begins with this and that it may both read and write, by what its key patterns
+    /// begin with.
+    pub fn may_change_some(&self, prefix: &[u8]) -> bool {
+        if self.user.is_null() {
+            return self.has_none;
+        }
+        let some = |of: Vec<Vec<u8>>| of.iter().any(|b| !are_apart(prefix, b));
+        some(self.readable()) && some(self.beginnings(b'W'))
+    }
+
+    /// What the keys begin with one of that it may read (`R`) or write (`W`).
+    fn beginnings(&self, access: u8) -> Vec<Vec<u8>> {
         let mut found = vec![];
         // SAFETY: the format says what follows: a C string and a string; the reply is freed.
         unsafe {
@@ -365,7 +380,7 @@ impl Reader {
                 // There is no telling: what is read is looked at key by key all the same.
                 return vec![vec![]];
             }
-            key_patterns(reply, &mut |rule| found.extend(literal_of(rule)));
+            key_patterns(reply, &mut |rule| found.extend(literal_of(rule, access)));
             api!(RedisModule_FreeCallReply)(reply);
         }
         found
@@ -381,11 +396,11 @@ impl Drop for Reader {
     }
 }
 
-/// What the keys of a rule like `~app:*` or `%R~app:*` begin with, if it lets them be read.
-fn literal_of(rule: &[u8]) -> Option<Vec<u8>> {
+/// What the keys of a rule like `~app:*` or `%R~app:*` begin with, if it lets this be done with them.
+fn literal_of(rule: &[u8], access: u8) -> Option<Vec<u8>> {
     let tilde = rule.iter().position(|b| *b == b'~')?;
-    let (access, pattern) = (&rule[..tilde], &rule[tilde + 1..]);
-    if !access.is_empty() && !access.contains(&b'R') {
+    let (allowed, pattern) = (&rule[..tilde], &rule[tilde + 1..]);
+    if !allowed.is_empty() && !allowed.contains(&access) {
         return None;
     }
     // A pattern that means nothing to us may mean anything to the server.

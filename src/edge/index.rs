@@ -457,13 +457,40 @@ impl Keyspace for Here {
     }
 }
 
-/// MAOS.RANGE
-pub fn range(call: &Call<'_>, range: &Range<'_>) -> Result<(), Refusal> {
-    let user = call.with_user(&mut node().users, |user| Box::<[u8]>::from(user));
+/// Why no names are to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unlisted {
+    /// The index is switched off.
+    Off,
+    /// Some may be missing, and are being looked for.
+    Lacking,
+}
+
+/// Names of a database in order, from here on, at most so many. None of a state key is left out; some may be of none.
+///
+/// # Errors
+/// Where some may be missing.
+pub fn names(db: i32, from: Bound<&[u8]>, most: usize) -> Result<Vec<Box<[u8]>>, Unlisted> {
+    look_for_orphans();
+    with(|i| match i.state {
+        State::Whole => Ok(i.names.of(db).map_or(vec![], |tree| tree.names(from, most))),
+        State::Off => Err(Unlisted::Off),
+        State::Lacks | State::Fills => Err(Unlisted::Lacking),
+    })
+}
+
+/// Where the server renames without a word: values that are at a key no longer, and are not freed, are at another one.
+fn look_for_orphans() {
     let orphans = || Some(ORPHANS.lock().ok()?.as_mut()?.drain().count());
     if GUESSES.load(Relaxed) && orphans().is_some_and(|n| n > 0) {
         lack();
     }
+}
+
+/// MAOS.RANGE
+pub fn range(call: &Call<'_>, range: &Range<'_>) -> Result<(), Refusal> {
+    let user = call.with_user(&mut node().users, |user| Box::<[u8]>::from(user));
+    look_for_orphans();
     let state = || with(|i| i.state);
     if matches!(state(), State::Lacks | State::Fills) {
         background::look_now(call.ctx);

@@ -39,6 +39,7 @@ pub mod pause;
 pub mod propagate;
 pub mod register;
 pub mod restoring;
+pub mod rolling;
 pub mod schedule;
 pub mod scribe;
 pub mod vault;

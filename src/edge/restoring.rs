@@ -202,13 +202,16 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
     Ok(id)
 }
 
-/// Only a master brings back.
-fn may_change() -> Result<(), Refusal> {
+/// Only a master brings back, and only into a data set that is there.
+///
+/// # Errors
+/// `READONLY`, `BUSY`.
+pub fn may_change() -> Result<(), Refusal> {
     let now = flags(ptr::null_mut());
     if now & raw::REDISMODULE_CTX_FLAGS_MASTER == 0 {
         return Err(Refusal::fixed(
             Code::ReadOnly,
-            "this node is a replica: restore on its master",
+            "this node is a replica: ask its master",
         ));
     }
     let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
@@ -378,6 +381,7 @@ pub fn status(id: BackupId) -> Option<StatusReply<'static>> {
                 .map(|why| why.clone().into_bytes().into()),
             left_out: 0,
             restore: Some(job.counts.clone()),
+            rollback: None,
         })
     })
 }

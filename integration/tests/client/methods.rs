@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use maos_client::{
     time_of, Client, Code, Cursor, Error, Event, HistoryOptions, How, IncrementOptions, LockMode,
     LockOptions, ManyOptions, ManyOutcome, MergeOptions, Merged, Operation, Outcome, Past,
-    Protocol, SetOptions, Strategy, Transaction, Version, WatchOptions, Which,
+    Protocol, RollbackToOptions, SetOptions, Strategy, Transaction, Version, WatchOptions, Which,
 };
 use serde_json::json;
 
@@ -30,6 +30,7 @@ async fn every_method(protocol: Protocol) {
     reads_and_writes(&client).await;
     conditions(&client).await;
     past(&client).await;
+    rolled_back(&client).await;
     several(&client).await;
     locks(&client).await;
     changed_where_they_are(&client).await;
@@ -291,6 +292,39 @@ async fn conditions(client: &Client) {
         .unwrap();
     assert!(back > gone);
     assert_eq!(client.get(key).await.unwrap().unwrap().value, b"2");
+}
+
+async fn rolled_back(client: &Client) {
+    let key = "app:back:1";
+    let first = client.set(key, "old", SetOptions::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    client.set(key, "new", SetOptions::new()).await.unwrap();
+    let then = time_of(first);
+    let ahead = SystemTime::now() + Duration::from_secs(60);
+    let options = RollbackToOptions::new().by("operator");
+    let refused = client.rollback_to("app:back:", ahead, &options).await;
+    assert_eq!(refused.unwrap_err().code(), Some(Code::Err));
+    // Only one goes on at a time.
+    let begin = || client.rollback_to("app:back:", then, &options);
+    let dry = RollbackToOptions::new().dry_run();
+    let foretold = client.rollback_to("app:back:", then, &dry).await.unwrap();
+    let begun = loop {
+        match begin().await {
+            Err(error) if error.code() == Some(Code::Busy) => {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            other => break other.unwrap(),
+        }
+    };
+    assert_ne!(begun, foretold);
+    let held = loop {
+        let held = client.get(key).await.unwrap().unwrap();
+        if held.text() != Some("new") {
+            break held;
+        }
+    };
+    assert_eq!(held.text(), Some("old"));
+    assert_eq!(held.agent.as_deref(), Some("operator"));
 }
 
 async fn past(client: &Client) {

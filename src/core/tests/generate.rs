@@ -56,7 +56,9 @@ fn every_command_is_applied_lost_refused_and_every_option_taken() {
             }
         }
     });
-    for spec in COMMANDS {
+    // What a roll-back of a prefix does it does between requests: it is never asked for.
+    let asked = COMMANDS.iter().filter(|s| s.name != "MAOS.ROLLBACKTO");
+    for spec in asked {
         let seen = &taken[spec.name];
         // A store in memory makes no files.
         if spec.name.starts_with("MAOS.BACKUP") {

@@ -10,6 +10,7 @@ use maos_core::wire::lock::*;
 use maos_core::wire::partition::*;
 use maos_core::wire::range::*;
 use maos_core::wire::reference::{markdown, usage, COMMANDS};
+use maos_core::wire::rollback::RollbackTo;
 use maos_core::wire::spec::{Access, ArgKind, CommandSpec, Keys, Tok};
 use maos_core::wire::state::*;
 use maos_core::wire::txn::*;
@@ -287,6 +288,8 @@ proptest! {
             };
             same(&watch, &watch.encode());
         }
+        let back = RollbackTo { prefix: value, at_ms: ms, dry_run: flags[0], by: many.by };
+        same(&back, &back.encode());
         let options = WriteOptions { tokens: many.tokens.iter().copied().take(1).collect(), ..many.clone() };
         let select = if flags[0] { Select::Version(n) } else { Select::At(ms) };
         let form = match (flags[1], flags[2]) {
@@ -453,7 +456,14 @@ proptest! {
             let counts = RestoreCounts { kept: n, same: n, expired: n, elsewhere: n, refused: n, reason: agent(), total: n };
             both(StatusReply {
                 id, name: bytes(), kind: if flags[0] { JobKind::Restore } else { JobKind::Create }, state, keys: n, bytes: n, instant: version,
-                millis: n, error: metadata(), left_out: n, restore: flags[0].then_some(counts),
+                millis: n, error: metadata(), left_out: n, restore: flags[0].then_some(counts), rollback: None,
+            });
+            let counts = RollbackCounts {
+                deleted: n, same: n, newer: n, elsewhere: n, refused: n, reason: agent(), beyond: n, beyond_keys: vec![bytes(); usize::from(flags[1])],
+            };
+            both(StatusReply {
+                id, name: bytes(), kind: JobKind::Rollback, state, keys: n, bytes: n, instant: version, millis: n, error: metadata(), left_out: n, restore: None,
+                rollback: Some(counts),
             });
         }
         for kept in [None, Some(Kept::None), Some(Kept::Gone), Some(Kept::Value(bytes()))] {

@@ -178,7 +178,7 @@ impl<'a> Request<'a> for BackupCreate<'a> {
     }
 }
 
-/// The reply of a CREATE or a RESTORE: what to ask STATUS about.
+/// The reply of a CREATE, a RESTORE or a MAOS.ROLLBACKTO: what to ask STATUS about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BegunReply(pub BackupId);
 
@@ -231,8 +231,8 @@ of_one! {
     /// MAOS.BACKUP STATUS
     BackupStatus {
         name: "MAOS.BACKUP STATUS",
-        summary: "Tells how far a backup or a restore has come, and what came of it",
-        reply: "A map of id, name, kind (create, restore), state (running, done, failed, cancelled), keys and bytes (written, or restored), instant (the version up to which it holds everything), seconds, error (null unless it failed), left-out (keys of other types that a backup with NATIVE does not hold), and for a restore kept (keys that were left as they are), same (that held the same already), expired, elsewhere (of slots that another node has), refused, reason (of the first refusal), total (keys there are to restore). The last 64 jobs are remembered; of an older backup the file is looked at.",
+        summary: "Tells how far a backup, a restore or a roll-back has come, and what came of it",
+        reply: "A map of id, name, kind (create, restore, rollback), state (running, done, failed, cancelled), keys and bytes (written, or restored), instant (the version up to which it holds everything), seconds, error (null unless it failed), left-out (keys of other types that a backup with NATIVE does not hold), and for a restore kept (keys that were left as they are), same (that held the same already), expired, elsewhere (of slots that another node has), refused, reason (of the first refusal), total (keys there are to restore). Of a roll-back (MAOS.ROLLBACKTO) name is the prefix, keys are those that got a new version, bytes are those of the values they got, instant is that of AT, and there are deleted (those of the keys that had no value then and were deleted), same (that hold what they held then), newer (that were made after the roll-back was begun, and stay), elsewhere, refused, reason, beyond (whose history no longer reaches back to then: they stay as they are), beyond-keys (the first of their names that the user may read, at most 16). Of each kind the last 64 jobs are remembered, whether or not there is a maos.backup-dir; of an older backup the file is looked at. A roll-back also its own user may ask about.",
         refusals: &[Code::NotFound, Code::BadBackup],
         examples: "
 > MAOS.BACKUP STATUS 00000000000000000000000000000000
@@ -260,8 +260,8 @@ of_one! {
     /// MAOS.BACKUP CANCEL
     BackupCancel {
         name: "MAOS.BACKUP CANCEL",
-        summary: "Ends a backup or a restore that is running",
-        reply: "1. A backup leaves no file. What a restore has brought back stays; to begin it again brings back the rest.",
+        summary: "Ends a backup, a restore or a roll-back that is running",
+        reply: "1. A backup leaves no file. What a restore or a roll-back has brought back stays; to begin it again brings back the rest. A roll-back also its own user may end.",
         refusals: &[Code::NotFound],
         examples: "
 > MAOS.BACKUP CANCEL 00000000000000000000000000000000
@@ -291,6 +291,8 @@ pub enum JobKind {
     Create,
     /// It brings back what a backup holds.
     Restore,
+    /// It brings keys back to what they held at an instant.
+    Rollback,
 }
 
 /// How a job stands.
@@ -306,7 +308,11 @@ pub enum JobState {
     Cancelled,
 }
 
-const KINDS: [(JobKind, &str); 2] = [(JobKind::Create, "create"), (JobKind::Restore, "restore")];
+const KINDS: [(JobKind, &str); 3] = [
+    (JobKind::Create, "create"),
+    (JobKind::Restore, "restore"),
+    (JobKind::Rollback, "rollback"),
+];
 
 const STATES: [(JobState, &str); 4] = [
     (JobState::Running, "running"),
@@ -338,17 +344,17 @@ impl JobState {
 pub struct StatusReply<'a> {
     /// Which job.
     pub id: BackupId,
-    /// The name of the backup.
+    /// The name of the backup; of a roll-back the prefix.
     pub name: Bytes<'a>,
     /// What it does.
     pub kind: JobKind,
     /// How it stands.
     pub state: JobState,
-    /// Keys written or restored.
+    /// Keys written, restored or rolled back.
     pub keys: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// The version up to which the backup holds everything.
+    /// The version up to which the backup holds everything; of a roll-back the instant to which it goes.
     pub instant: Stamp,
     /// How long it took, or has taken so far, in milliseconds.
     pub millis: u64,
@@ -358,6 +364,8 @@ pub struct StatusReply<'a> {
     pub left_out: u64,
     /// What becomes of the keys of a restore.
     pub restore: Option<RestoreCounts<'a>>,
+    /// What becomes of the keys of a roll-back.
+    pub rollback: Option<RollbackCounts<'a>>,
 }
 
 /// What becomes of the keys of a restore.
@@ -379,9 +387,63 @@ pub struct RestoreCounts<'a> {
     pub total: u64,
 }
 
+/// What becomes of the keys of a roll-back.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct RollbackCounts<'a> {
+    /// Those of the keys rolled back that had no value then, and so were deleted.
+    pub deleted: u64,
+    /// Keys that hold what they held then.
+    pub same: u64,
+    /// Keys that were made after the roll-back was begun, and stay.
+    pub newer: u64,
+    /// Keys of slots that another node has, or is given.
+    pub elsewhere: u64,
+    /// Keys that could not be rolled back.
+    pub refused: u64,
+    /// Why the first of them could not.
+    pub reason: Option<Bytes<'a>>,
+    /// Keys whose history no longer reaches back to then; they stay as they are.
+    pub beyond: u64,
+    /// The first of their names.
+    pub beyond_keys: Vec<Bytes<'a>>,
+}
+
+impl RollbackCounts<'_> {
+    fn emit_fields(&self, to: &mut impl Sink) {
+        field(to, "deleted").int(clamp(self.deleted));
+        field(to, "same").int(clamp(self.same));
+        field(to, "newer").int(clamp(self.newer));
+        field(to, "elsewhere").int(clamp(self.elsewhere));
+        field(to, "refused").int(clamp(self.refused));
+        field(to, "reason").maybe(self.reason.as_deref());
+        field(to, "beyond").int(clamp(self.beyond));
+        field(to, "beyond-keys").array(self.beyond_keys.len());
+        self.beyond_keys.iter().for_each(|key| to.bulk(key));
+    }
+
+    fn take(f: &mut super::reply::Fields) -> Decoded<Self> {
+        let keys = f.take("beyond-keys").items()?.into_iter().map(required);
+        Ok(RollbackCounts {
+            deleted: count(f.take("deleted"))?,
+            same: count(f.take("same"))?,
+            newer: count(f.take("newer"))?,
+            elsewhere: count(f.take("elsewhere"))?,
+            refused: count(f.take("refused"))?,
+            reason: f.take("reason").bytes()?,
+            beyond: count(f.take("beyond"))?,
+            beyond_keys: keys.collect::<Decoded<_>>()?,
+        })
+    }
+}
+
 impl Reply for StatusReply<'_> {
     fn emit(&self, to: &mut impl Sink) {
-        to.map(10 + if self.restore.is_some() { 7 } else { 0 });
+        let of_keys = match (&self.restore, &self.rollback) {
+            (None, None) => 0,
+            (Some(_), _) => 7,
+            (None, Some(_)) => 8,
+        };
+        to.map(10 + of_keys);
         field(to, "id").bulk(self.id.to_string().as_bytes());
         field(to, "name").bulk(&self.name);
         field(to, "kind").bulk(word(&KINDS, self.kind).as_bytes());
@@ -401,6 +463,8 @@ impl Reply for StatusReply<'_> {
             field(to, "refused").int(clamp(counts.refused));
             field(to, "reason").maybe(counts.reason.as_deref());
             field(to, "total").int(clamp(counts.total));
+        } else if let Some(counts) = &self.rollback {
+            counts.emit_fields(to);
         }
     }
 
@@ -425,6 +489,10 @@ impl Reply for StatusReply<'_> {
                 total: count(total)?,
             }),
         };
+        let rollback = match kind {
+            JobKind::Rollback => Some(RollbackCounts::take(&mut f)?),
+            _ => None,
+        };
         Ok(StatusReply {
             id: BegunReply::decode(f.take("id"))?.0,
             name: required(f.take("name"))?,
@@ -437,6 +505,7 @@ impl Reply for StatusReply<'_> {
             error: f.take("error").bytes()?,
             left_out: count(f.take("left-out"))?,
             restore,
+            rollback,
         })
     }
 }

@@ -240,6 +240,14 @@ impl<'c, 'a> Cursor<'c, 'a> {
         bounded(what, arg, max)
     }
 
+    /// The next argument as what keys begin with: `max` bytes at most, or none.
+    ///
+    /// # Errors
+    /// `TOOBIG` if it is too long.
+    pub fn beginning(&mut self, what: &str, max: usize) -> Result<&'a [u8], Refusal> {
+        bounded(what, self.bytes()?, max)
+    }
+
     /// The next argument as text.
     ///
     /// # Errors

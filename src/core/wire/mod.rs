@@ -1,7 +1,7 @@
 //! The command language, once.
 //!
 //! Each command is an entry of the table ([`spec`]) beside its request and reply types ([`state`],
-//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`], [`range`], [`backup`]).
+//! [`update`], [`txn`], [`lock`], [`partition`], [`watch`], [`range`], [`backup`], [`rollback`]).
 //! Registration, arity, key specs, `COMMAND DOCS`, the README's reference, the client's methods and
 //! the random requests of the tests all come from here.
 
@@ -12,6 +12,7 @@ pub mod partition;
 pub mod range;
 pub mod reference;
 pub mod reply;
+pub mod rollback;
 pub mod spec;
 pub mod state;
 pub mod txn;
@@ -36,6 +37,7 @@ pub mod requests {
         PartitionList, PartitionPool,
     };
     pub use super::range::Range;
+    pub use super::rollback::RollbackTo;
     pub use super::state::{Cas, Del, Diff, Get, History, MCas, MGet, MSet, Rollback, Set};
     pub use super::txn::Txn;
     pub use super::update::{IncrBy, Merge, Patch};
@@ -73,7 +75,8 @@ macro_rules! for_each_command {
             survey PartitionInfo, survey PartitionList, survey PartitionPool, survey PartitionHelp,
             watch Watch, range Range,
             backup BackupCreate, backup BackupStatus, backup BackupList, backup BackupVerify, backup BackupRestore,
-            backup BackupCancel, backup BackupDelete, backup BackupHelp
+            backup BackupCancel, backup BackupDelete, backup BackupHelp,
+            rollback RollbackTo
         }
     };
 }

@@ -166,6 +166,7 @@ const BACKED: &[&str] = &[
     "obey brought",
 ];
 const SCHEDULED: &[&str] = &["schedule"];
+const ROLLED: &[&str] = &["rollback", "rolling", "roll", "rolling look"];
 
 const SHARED: &[&str] = &[
     "define",
@@ -189,7 +190,7 @@ fn every_point_of_the_module_is_tested() {
     let Some(bed) = Bed::new(&[]) else { return };
     let tested = [
         STAGES, REPLY, KEYS, TORN, OBEYED, WRITTEN, RESTORED, VALUES, GONE, MOVED, PASS, WAITED,
-        ASKED, PAUSED, SHARED, WATCHED, LISTED, BACKED, SCHEDULED,
+        ASKED, PAUSED, SHARED, WATCHED, LISTED, BACKED, SCHEDULED, ROLLED,
     ];
     let tested: BTreeSet<String> = tested.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(points(&mut bed.master.conn()), tested);
@@ -1205,6 +1206,7 @@ fn what_was_restored_and_not_obeyed_is_counted_and_a_full_copy_mends_it() {
     bed.same("obey brought");
     assert_eq!(bed.replica.conn().run("EXISTS told").int(), 1);
 }
+
 /// A fault of what makes backups by itself is one of that alone, and it begins anew.
 #[test]
 fn scheduled_backups_go_on_after_a_panic() {
@@ -1229,5 +1231,43 @@ fn scheduled_backups_go_on_after_a_panic() {
         eventually(PATIENCE, "there are more", || {
             metric(conn, "backup_verified") > verified + 1
         });
+    }
+}
+
+/// A roll-back that met a fault has failed, and says so; begun again it comes to its end.
+#[test]
+fn a_panic_while_a_prefix_is_rolled_back_ends_that_and_changes_nothing() {
+    // There were no keys then: each of these would be deleted.
+    let begin = "MAOS.ROLLBACKTO '' AT 0";
+    for point in ROLLED {
+        let index = match *point {
+            "rolling look" => "no",
+            _ => "yes",
+        };
+        let Some(mut bed) = Bed::new(&[("maos.range-index", index)]) else {
+            return;
+        };
+        bed.hurt(point, |conn| {
+            let begun = conn.run(begin);
+            if *point == "rollback" {
+                return is_a_fault(&begun, begin);
+            }
+            let mut status = Reply::Nil;
+            eventually(PATIENCE, "it ends", || {
+                status = cmd!(conn, "MAOS.BACKUP", "STATUS", begun.text());
+                status.field("state").text() != "running"
+            });
+            assert_eq!(status.field("state").text(), "failed", "{status}");
+            let error = status.field("error").text();
+            assert!(error.contains("a fault of its own"), "{status}");
+        });
+        let conn = &mut bed.master.conn();
+        let begun = conn.run(begin);
+        eventually(PATIENCE, "it ends", || {
+            let status = cmd!(conn, "MAOS.BACKUP", "STATUS", begun.text());
+            status.field("state").text() == "done"
+        });
+        assert!(conn.run("MAOS.GET told").is_nil());
+        bed.same(point);
     }
 }

@@ -27,6 +27,7 @@ pub mod persistence;
 mod ranging;
 mod replicas;
 mod restore;
+mod rollbackto;
 mod scheduled;
 mod spread;
 mod transcripts;
