@@ -388,46 +388,51 @@ fn after_a_damaged_link_the_next_one_is_full() {
 /// Each one is damaged as soon as it is there, so sooner or later it is before it is verified.
 #[test]
 fn one_that_is_not_good_is_told_and_none_is_removed_for_it() {
-    let lines = [
-        EVERY_SECOND,
-        ("maos.backup-full-every", "2"),
-        ("maos.backup-keep", "1"),
-    ];
-    let server = plain(&lines);
-    let conn = &mut server.conn();
-    conn.run("MAOS.SET k v").int();
-    wait_for(conn, "backup_verified", 1);
-    let files = || {
-        let all = fs::read_dir(server.dir()).expect("its directory");
-        let all = all.filter_map(|file| Some(file.ok()?.path()));
-        let is_backup = |path: &PathBuf| path.extension().is_some_and(|e| e == "maosbackup");
-        all.filter(is_backup).collect::<BTreeSet<PathBuf>>()
-    };
-    let mut seen = files();
-    eventually(PATIENCE * 2, "one is found damaged", || {
-        for new in files().difference(&seen) {
-            damage(new);
-        }
-        seen.extend(files());
-        metric(conn, "backup_verify_failed") > 0
-    });
-    let log = server.log();
-    assert!(log.contains("was made, and is not good"), "{log}");
-    let damaged = files();
-    // The next one is full, and good.
-    let made: BTreeSet<String> = scheduled(conn).into_iter().map(|one| one.id).collect();
-    let more = metric(conn, "backup_verified") + 1;
-    wait_for(conn, "backup_verified", more);
-    let all = scheduled(conn);
-    let next = all.iter().find(|one| !made.contains(&one.id));
-    if let Some(next) = next {
-        assert_eq!(next.parent, None, "{all:?}");
+    for full_every in ["1", "100"] {
+        let lines = [
+            ("maos.backup-full-every", full_every),
+            ("maos.backup-keep", "1"),
+        ];
+        let server = plain(&lines);
+        let conn = &mut server.conn();
+        conn.run("MAOS.SET k v").int();
+        conn.run("CONFIG SET maos.backup-interval 1").ok();
+        wait_for(conn, "backup_verified", 1);
+        end(conn);
+        let files = || {
+            let all = fs::read_dir(server.dir()).expect("its directory");
+            let all = all.filter_map(|file| Some(file.ok()?.path()));
+            let is_backup = |path: &PathBuf| path.extension().is_some_and(|e| e == "maosbackup");
+            all.filter(is_backup).collect::<BTreeSet<PathBuf>>()
+        };
+        let numbers = |conn: &mut Conn| {
+            ["backup_scheduled_made", "backup_verify_failed"].map(|name| metric(conn, name))
+        };
+        eventually(PATIENCE * 4, "one is found damaged", || {
+            let (before, seen) = (numbers(conn), files());
+            conn.run("CONFIG SET maos.backup-interval 1").ok();
+            eventually(PATIENCE, "there is one more", || !files().is_subset(&seen));
+            files().difference(&seen).for_each(damage);
+            end(conn);
+            // Not where there was time for another one.
+            let after = numbers(conn);
+            after == before.map(|n| n + 1)
+        });
+        let log = server.log();
+        assert!(log.contains("was made, and is not good"), "{log}");
+        assert!(last_error(conn).contains("is not good"));
+        assert!(files().len() >= 2, "the one before it stays: {:?}", files());
+        // The next one is full, which is no attempt that failed.
+        let failed = metric(conn, "backup_scheduled_failed");
+        let verified = metric(conn, "backup_verified");
+        conn.run("CONFIG SET maos.backup-interval 1").ok();
+        wait_for(conn, "backup_verified", verified + 1);
+        assert_eq!(metric(conn, "backup_scheduled_failed"), failed);
+        end(conn);
+        assert_eq!(last_error(conn), "");
+        // What is no good has gone then.
+        all_are_good(conn);
     }
-    eventually(PATIENCE, "what is no good goes then", || {
-        files().is_disjoint(&damaged)
-    });
-    end(conn);
-    all_are_good(conn);
 }
 
 #[test]
