@@ -1,5 +1,7 @@
 //! One line of NDJSON: a key, its value, and what is known about it.
 
+use std::borrow::Cow;
+
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use maos_client::wire::{Expire, Full};
@@ -90,14 +92,25 @@ fn one_of(
     }
 }
 
+/// JSON without line ends: where these stand in it they are blanks.
+fn on_one_line(json: &[u8]) -> Cow<'_, [u8]> {
+    let ends = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !json.iter().any(ends) {
+        return Cow::Borrowed(json);
+    }
+    let blank = |byte: &u8| if ends(byte) { b' ' } else { *byte };
+    Cow::Owned(json.iter().map(blank).collect())
+}
+
 /// Writes a value of the store as a line, without its line end.
 pub fn write(key: &[u8], full: &Full<'_>, now_ms: u64) -> Result<String, serde_json::Error> {
     let (key, key_b64) = text_or_base64(key);
     let (value, value_b64) = text_or_base64(&full.value);
     let (agent, agent_b64) = full.agent.as_deref().map_or((None, None), text_or_base64);
     let value = value.as_deref().map(json_of).transpose()?;
-    let metadata = full.metadata.as_deref();
+    let metadata = full.metadata.as_deref().map(on_one_line);
     let metadata = metadata
+        .as_deref()
         .map(serde_json::from_slice::<&RawValue>)
         .transpose()?;
     let ttl = u64::try_from(full.ttl_ms).ok();
@@ -166,6 +179,29 @@ mod tests {
             let said = Line::read(bad).unwrap_err();
             assert!(said.contains(why), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn metadata_of_several_lines_becomes_one_that_says_the_same() {
+        let metadata = b"{\n  \"why\":\r\n\"a\\nb\"}";
+        let full = Full {
+            value: b"v\n"[..].into(),
+            version: Version(7),
+            created: Version(7),
+            author: b"default"[..].into(),
+            agent: None,
+            metadata: Some(metadata[..].into()),
+            ttl_ms: -1,
+            bytes: 0,
+            versions: 1,
+            lock: None,
+            partition: None,
+        };
+        let text = write(b"k", &full, 5).unwrap();
+        assert!(!text.contains(['\n', '\r']), "{text}");
+        let read = Line::read(&text).unwrap().metadata.unwrap();
+        let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+        assert_eq!(json(&read), json(metadata));
     }
 
     fn value() -> impl Strategy<Value = Vec<u8>> {
