@@ -73,12 +73,17 @@
 //! | `MAOS.WATCH`, on all masters | [`watch`](Client::watch), [`watch_from`](Client::watch_from), [`watch_from_snapshot`](Client::watch_from_snapshot) |
 //! | `MAOS.WATCH`, at one server | [`changes`](Client::changes) |
 //! | `MAOS.RANGE`, on all masters | [`list`](Client::list) |
+//! | `MAOS.BACKUP CREATE`, `RESTORE` | [`create_backup`](Client::create_backup), [`restore_backup`](Client::restore_backup), and [`wait_for_backup`](Client::wait_for_backup) |
+//! | `MAOS.BACKUP LIST`, `VERIFY`, `STATUS` | [`backups`](Client::backups), [`verify_backup`](Client::verify_backup), [`backup_job`](Client::backup_job) |
+//! | `MAOS.BACKUP CANCEL`, `DELETE` | [`cancel_backup`](Client::cancel_backup), [`delete_backup`](Client::delete_backup) |
+//! | those of backups, on each master of a cluster | [`masters`](Client::masters) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
 //! The crate logs with `tracing`.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod client;
 mod config;
 mod error;
@@ -99,13 +104,19 @@ mod update;
 mod value;
 mod watch;
 
-pub use client::{Client, Command, Scan};
+pub use backup::{
+    BackupFile, BackupInfo, BackupJob, BackupJobKind, BackupJobState, BackupOptions, RestoreCounts,
+    RestoreOptions, VerifiedBackup,
+};
+pub use client::{Client, Command, Master, Scan};
 pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
 pub use guard::{LockGuard, LockStatus};
 pub use key::{BadKey, StateKey};
 pub use list::{KeyState, ListedKey, Listing};
 pub use lock::{Grant, LockHolder, LockMode, LockOptions, LockState, LockWaiter};
+#[doc(inline)]
+pub use maos_core::wire::backup::BackupId;
 pub use maos_core::{Code, Refusal};
 pub use merge::{Conflict, How, MergeOptions, Merged, Strategy};
 pub use options::{Always, HistoryOptions, IfVersion, ManyOptions, Mode, Past, SetOptions, Which};
@@ -118,6 +129,12 @@ pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
+    pub use crate::backup::DoneReply;
+    pub use maos_core::wire::backup::{
+        BackupCancel, BackupCreate, BackupDelete, BackupFileReply, BackupHelp, BackupList,
+        BackupReply, BackupRestore, BackupStatus, BackupVerify, BackupsReply, BegunReply, JobKind,
+        JobState, RestoreCounts, StatusReply, VerifiedReply,
+    };
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::partition::{
         AuditReply, Class, DefinedReply, DroppedReply, HelpReply, OnFull, PartitionAlter,

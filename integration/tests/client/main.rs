@@ -3,6 +3,7 @@
 #[path = "../../../tests/server/harness/mod.rs"]
 mod harness;
 
+mod backups;
 mod cluster;
 mod conflicts;
 mod edges;
