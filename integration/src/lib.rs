@@ -80,7 +80,8 @@
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
-//! The crate logs with `tracing`.
+//! The crate logs with `tracing`. Its feature `tool`, which is on by default, is what the command-line tool needs; a program
+//! that only talks to the store takes the crate without it.
 #![forbid(unsafe_code)]
 
 mod backup;

@@ -1,13 +1,15 @@
-//! Backups of live servers, through the client.
+//! Backups of live servers, through the client and on the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use maos_client::{
     Applied, BackupId, BackupJob, BackupJobKind, BackupJobState, BackupOptions, Client, Code,
     Config, Error, HistoryOptions, RestoreCounts, RestoreOptions, SetOptions,
 };
+use serde_json::{json, Value};
 
 use crate::harness::{Cluster, ClusterSetup, Server};
 use crate::proxy::Proxy;
@@ -505,4 +507,426 @@ async fn a_cluster_of_one_that_never_met_another_knows_its_master() {
     assert_eq!((alone.len(), alone[0].id()), (1, "server"));
     assert_eq!(alone[0].address(), format!("127.0.0.1:{}", server.port()));
     assert_eq!(alone[0].client().backups().await.unwrap(), []);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The tool
+// ---------------------------------------------------------------------------------------------
+
+/// Runs `maosctl backup` and expects an exit code; gives standard output and standard error.
+#[track_caller]
+fn tool(url: &str, code: i32, args: &[&str]) -> (String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .env_remove("MAOS_BACKUP_ENCRYPTION_KEY")
+        .args(["--url", url, "--utc", "backup"])
+        .args(args)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+#[track_caller]
+fn objects(url: &str, code: i32, args: &[&str]) -> Vec<Value> {
+    let (out, _) = tool(url, code, &[args, &["--json"]].concat());
+    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    out.lines().map(read).collect()
+}
+
+#[track_caller]
+fn object(url: &str, code: i32, args: &[&str]) -> Value {
+    let all = objects(url, code, args);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.into_iter().next().unwrap()
+}
+
+/// What of an object is named.
+fn some(object: &Value, names: &[&str]) -> Value {
+    names.iter().map(|name| object[*name].clone()).collect()
+}
+
+#[test]
+fn the_tool_makes_shows_and_brings_back() {
+    let server = server();
+    let (url, conn) = (&server.url()[..], &mut server.conn());
+    assert_eq!(
+        tool(url, 0, &["list"]),
+        (String::new(), "there are no backups\n".into())
+    );
+    conn.run("MAOS.PARTITION CREATE p BYTES 100000").int();
+    for n in 0..3 {
+        conn.run(&format!("MAOS.SET k:{n} v{n} BY planner")).int();
+    }
+    conn.run("MAOS.SET other v").int();
+    let (id, err) = tool(url, 0, &["create", "nightly", "--prefix", "k:", "--wait"]);
+    let id = id.trim_end();
+    assert!(BackupId::parse(id.as_bytes()).is_some(), "{id}");
+    assert!(err.starts_with("3 keys, "), "{err}");
+    let made = object(url, 0, &["create", "all", "--wait"]);
+    assert_eq!(
+        some(&made, &["name", "kind", "state", "keys", "error"]),
+        json!(["all", "create", "done", 4, null])
+    );
+    let address = format!("127.0.0.1:{}", server.port());
+    assert_eq!(made["node"], address);
+
+    let all = objects(url, 0, &["list"]);
+    assert_eq!(
+        all.iter().map(|one| &one["name"]).collect::<Vec<_>>(),
+        ["all", "nightly"]
+    );
+    assert_eq!(
+        some(&all[1], &["id", "key", "prefixes"]),
+        json!([id, null, ["k:"]])
+    );
+    let (out, _) = tool(url, 0, &["list"]);
+    let line = out.lines().nth(1).unwrap();
+    assert!(
+        line.starts_with(id) && line.ends_with("nightly  not sealed, k:*"),
+        "{out}"
+    );
+    let status = object(url, 0, &["status", id]);
+    assert_eq!(
+        some(&status, &["id", "state", "keys"]),
+        json!([id, "done", 3])
+    );
+    let (out, _) = tool(url, 0, &["status", id]);
+    assert!(
+        out.contains("create of nightly") && out.contains("3 keys"),
+        "{out}"
+    );
+
+    // The server and the tool by itself find the same.
+    let found = object(url, 0, &["verify", id]);
+    let file = file_of(server.dir(), BackupId::parse(id.as_bytes()).unwrap());
+    let own = object(
+        "redis://127.0.0.1:1/",
+        0,
+        &["verify", file.to_str().unwrap()],
+    );
+    for (name, value) in found.as_object().unwrap() {
+        // How much of it the entries themselves take each says in its own way.
+        assert!(
+            name == "bytes" || own[name] == *value,
+            "{name}: {own} {found}"
+        );
+    }
+    let size = fs::metadata(&file).unwrap().len();
+    assert_eq!(some(&own, &["size", "keys"]), json!([size, 3]));
+    let (out, _) = tool(url, 0, &["verify", id]);
+    assert!(
+        out.contains("holds       3 keys") && out.contains("digest      "),
+        "{out}"
+    );
+
+    conn.run("DEL k:0").int();
+    conn.run("MAOS.SET k:1 new").int();
+    let counts = ["done", "dry_run", "keys", "kept", "same", "total"];
+    let dry = object(url, 0, &["restore", id, "--dry-run"]);
+    assert_eq!(some(&dry, &counts), json!([true, true, 1, 1, 1, 3]));
+    assert_eq!(conn.run("EXISTS k:0").int(), 0);
+    let (out, err) = tool(url, 0, &["restore", id]);
+    assert!(out.starts_with("restored    1 key, "), "{out}");
+    assert!(
+        out.contains("kept        1 key") && out.contains("same        1 key"),
+        "{out}"
+    );
+    assert!(err.starts_with("job ") && err.contains(&address), "{err}");
+    assert_eq!(conn.run("MAOS.GET k:0").bytes(), b"v0");
+    assert_eq!(conn.run("MAOS.GET k:1").bytes(), b"new");
+    let done = object(url, 0, &["restore", id, "--replace"]);
+    assert_eq!(some(&done, &counts), json!([true, false, 1, 0, 2, 3]));
+    assert_eq!(conn.run("MAOS.GET k:1").bytes(), b"v1");
+    let job = &done["nodes"][0];
+    assert_eq!(
+        some(job, &["node", "kind", "state"]),
+        json!([address, "restore", "done"])
+    );
+    let status = object(url, 0, &["status", job["id"].as_str().unwrap()]);
+    assert_eq!(some(&status, &["kind", "total"]), json!(["restore", 3]));
+    let args = ["restore", id, "--prefix", "k:1", "--into", "copy:"];
+    assert_eq!(
+        some(&object(url, 0, &args), &["keys", "total"]),
+        json!([1, 1])
+    );
+    assert_eq!(conn.run("MAOS.GET copy:").bytes(), b"v1");
+
+    // What fails ends with another code, and says why.
+    let (_, err) = tool(url, 4, &["cancel", id]);
+    assert!(err.contains("NOTFOUND"), "{err}");
+    assert!(tool(url, 4, &["create", "No"]).1.contains("ERR"));
+    let args = [
+        "restore", id, "--prefix", "a", "--prefix", "b", "--into", "c",
+    ];
+    assert!(tool(url, 4, &args).1.contains("one PREFIX"));
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let (_, err) = tool(url, 4, &["verify", id]);
+    assert!(err.contains("BADBACKUP"), "{err}");
+    let (_, err) = tool(url, 4, &["restore", id]);
+    assert!(
+        err.contains("the restore failed: ") && err.contains("damaged"),
+        "{err}"
+    );
+    let failed = object(url, 4, &["restore", id]);
+    assert_eq!(some(&failed, &["done", "keys"]), json!([false, 0]));
+    assert_eq!(failed["nodes"][0]["state"], "failed");
+
+    let deleted = object(url, 0, &["delete", id]);
+    assert_eq!(deleted, json!({"id": id, "deleted": true}));
+    assert!(tool(url, 4, &["delete", id]).1.contains("NOTFOUND"));
+    assert!(tool(url, 4, &["restore", id]).1.contains("NOTFOUND"));
+}
+
+#[test]
+fn the_tool_makes_backups_that_go_on_from_others() {
+    let server = server();
+    let (url, conn) = (&server.url()[..], &mut server.conn());
+    conn.run("MAOS.SET k v").int();
+    conn.run("SET string v").ok();
+    conn.run("XADD stream * a b");
+    let (first, err) = tool(url, 0, &["create", "first", "--native", "--wait"]);
+    assert!(
+        err.contains("2 keys") && err.contains("left out: 1 key of a type"),
+        "{err}"
+    );
+    let first = first.trim_end();
+    let status = object(url, 0, &["status", first]);
+    assert_eq!(some(&status, &["keys", "left_out"]), json!([2, 1]));
+    assert!(tool(url, 0, &["status", first])
+        .0
+        .contains("left out    1 key"));
+    conn.run("MAOS.SET new v").int();
+    let second = object(url, 0, &["create", "second", "--since", first, "--wait"]);
+    let second = second["id"].as_str().unwrap();
+    let found = object(url, 0, &["verify", second]);
+    assert_eq!(
+        some(&found, &["parent", "links", "keys"]),
+        json!([first, 2, 2])
+    );
+    let (out, _) = tool(url, 0, &["verify", second]);
+    assert!(out.contains("read        2 files"), "{out}");
+    assert!(out.contains(&format!("goes on     from {first}")), "{out}");
+    let (out, _) = tool(url, 0, &["list"]);
+    assert!(
+        out.contains(&format!("second  not sealed, goes on from {first}")),
+        "{out}"
+    );
+    // By itself a file says how much of it is elsewhere.
+    let file = file_of(server.dir(), BackupId::parse(second.as_bytes()).unwrap());
+    let file = file.to_str().unwrap();
+    let own = object(url, 0, &["verify", file]);
+    assert_eq!(
+        some(&own, &["parent", "links", "keys", "unchanged"]),
+        json!([first, 1, 2, 1])
+    );
+    let (out, err) = tool(url, 0, &["export", file]);
+    assert!(
+        out.lines().count() == 1 && err.contains("the backup before this one"),
+        "{out}{err}"
+    );
+    assert!(tool(url, 4, &["delete", first])
+        .1
+        .contains("go on from this one"));
+    let (_, err) = tool(
+        url,
+        2,
+        &["create", "x", "--since", first, "--since", second],
+    );
+    assert!(err.contains("--since is given once"), "{err}");
+    let nobody = "0".repeat(32);
+    assert!(tool(url, 4, &["create", "x", "--since", &nobody])
+        .1
+        .contains("NOTFOUND"));
+}
+
+#[test]
+fn the_tool_ends_what_goes_on() {
+    let server = server();
+    fill(&server);
+    let url = &server.url()[..];
+    let (id, _) = tool(url, 0, &["create", "one"]);
+    let id = id.trim_end().to_owned();
+    // It may have been faster.
+    let output = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .args(["--url", url, "--json", "backup", "cancel", &id])
+        .output()
+        .unwrap();
+    let status = object(url, 0, &["status", &id]);
+    match output.status.code() {
+        Some(0) => assert_eq!(status["state"], "cancelled"),
+        code => assert_eq!((code, &status["state"]), (Some(4), &json!("done"))),
+    }
+    // Who waits for a backup that somebody ends is told.
+    let waiting = Command::new(env!("CARGO_BIN_EXE_maosctl"))
+        .args(["--url", url, "backup", "create", "two", "--wait"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let conn = &mut server.conn();
+    let mut is_cancelled = false;
+    let mut child = waiting;
+    while child.try_wait().unwrap().is_none() {
+        let name = fs::read_dir(server.dir()).unwrap().find_map(|f| {
+            let name = f.unwrap().file_name().into_string().ok()?;
+            Some(
+                name.strip_prefix(".two-")?
+                    .strip_suffix(".part")?
+                    .to_owned(),
+            )
+        });
+        if let (Some(id), false) = (name, is_cancelled) {
+            is_cancelled = !conn.run(&format!("MAOS.BACKUP CANCEL {id}")).is_err();
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    match is_cancelled {
+        true => {
+            assert_eq!(
+                (output.status.code(), output.stdout.len()),
+                (Some(4), 0),
+                "{err}"
+            );
+            assert!(err.contains("the backup was cancelled"), "{err}");
+        }
+        false => assert_eq!(output.status.code(), Some(0), "{err}"),
+    }
+}
+
+#[test]
+fn the_tool_asks_every_master_of_a_cluster() {
+    let dir = Shared::new("tool");
+    for place in [dir.0.to_str().unwrap(), "."] {
+        let is_shared = place != ".";
+        let cluster = cluster(3, place);
+        let mut conn = cluster.client();
+        for n in 0..60 {
+            let key = format!("k{n}");
+            conn.cmd(&key, &["MAOS.SET", &key, "v"]).int();
+        }
+        let url = cluster.nodes[0].url();
+        let run = |code, args: &[&str]| tool(&url, code, &[args, &["--cluster"]].concat());
+        let one = |code, args: &[&str]| object(&url, code, &[args, &["--cluster"]].concat());
+        let made = objects(&url, 0, &["create", "b", "--wait", "--cluster"]);
+        assert_eq!(made.len(), 3);
+        let keys: Vec<_> = made
+            .iter()
+            .map(|job| job["keys"].as_u64().unwrap())
+            .collect();
+        assert_eq!(keys.iter().sum::<u64>(), 60);
+        // Without waiting: each id, and whose it is.
+        let (out, _) = run(0, &["create", "c"]);
+        let mut seen: Vec<_> = out
+            .lines()
+            .map(|line| line.split_once("  ").unwrap().1)
+            .collect();
+        seen.sort_unstable();
+        let mut nodes: Vec<_> = cluster
+            .nodes
+            .iter()
+            .map(|n| format!("127.0.0.1:{}", n.port()))
+            .collect();
+        nodes.sort();
+        assert_eq!(seen, nodes);
+        for line in out.lines() {
+            let (id, _) = line.split_once("  ").unwrap();
+            while one(0, &["status", id])["state"] == "running" {}
+        }
+        // Each goes on from its own, whichever those are that are given; one that made none of them says so.
+        let ids: Vec<_> = made.iter().map(|job| job["id"].as_str().unwrap()).collect();
+        let since: Vec<_> = ids.iter().flat_map(|id| ["--since", id]).collect();
+        let args = [&["create", "d", "--wait", "--cluster"], &since[..]].concat();
+        let next = objects(&url, 0, &args);
+        assert_eq!(next.len(), 3);
+        for job in &next {
+            let id = job["id"].as_str().unwrap();
+            let before = made
+                .iter()
+                .find(|before| before["node"] == job["node"])
+                .unwrap();
+            assert_eq!(one(0, &["verify", id])["parent"], before["id"]);
+            run(0, &["delete", id]);
+        }
+        let (out, err) = run(4, &["create", "e", "--since", ids[1], "--wait"]);
+        assert_eq!(out.lines().count(), 1);
+        assert_eq!(
+            err.matches("it has made none of the backups").count(),
+            2,
+            "{err}"
+        );
+        run(0, &["delete", &out[..32]]);
+        // Those in one directory are told once.
+        assert_eq!(objects(&url, 0, &["list", "--cluster"]).len(), 6);
+        for node in &cluster.nodes {
+            node.conn().run("FLUSHALL").ok();
+        }
+        for (job, keys) in made.iter().zip(&keys) {
+            let id = job["id"].as_str().unwrap();
+            assert_eq!(one(0, &["verify", id])["keys"], *keys);
+            let done = one(0, &["restore", id]);
+            let (nodes, elsewhere) = if is_shared { (3, 2 * keys) } else { (1, 0) };
+            assert_eq!(
+                some(&done, &["done", "keys", "elsewhere"]),
+                json!([true, keys, elsewhere])
+            );
+            assert_eq!(done["nodes"].as_array().unwrap().len(), nodes);
+        }
+        for n in 0..60 {
+            let key = format!("k{n}");
+            assert_eq!(conn.cmd(&key, &["MAOS.GET", &key]).bytes(), b"v");
+        }
+        let id = made[2]["id"].as_str().unwrap();
+        run(0, &["delete", id]);
+        assert!(run(4, &["delete", id]).1.contains("NOTFOUND"));
+        assert!(run(4, &["restore", id]).1.contains("NOTFOUND"));
+        assert_eq!(objects(&url, 0, &["list", "--cluster"]).len(), 5);
+    }
+}
+
+#[test]
+fn sealed_backups_of_a_server_are_read_with_its_keys() {
+    const KEY: &str = "c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11c0ffee11";
+    const NEXT: &str = "5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e";
+    let server = Server::with(&[("maos.backup-dir", "."), ("maos.backup-key-file", "keys")]);
+    let keys = server.dir().join("keys");
+    let put = |text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::write(&keys, text).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    put(&format!("one {KEY}\n"));
+    let (url, conn) = (&server.url()[..], &mut server.conn());
+    let version = conn.run("MAOS.SET k v BY planner").int();
+    let made = object(url, 0, &["create", "sealed", "--wait"]);
+    let id = made["id"].as_str().unwrap();
+    let file = file_of(server.dir(), BackupId::parse(id.as_bytes()).unwrap());
+    let (file, key_file) = (file.to_str().unwrap(), keys.to_str().unwrap());
+    assert_eq!(object(url, 0, &["show", file])["key"], "one");
+    let line = object(url, 0, &["export", file, "--key-file", key_file]);
+    assert_eq!(
+        some(&line, &["key", "value", "agent", "version"]),
+        json!(["k", "v", "planner", version])
+    );
+    // Given to another key, with which the server opens it then; without it it does not.
+    put(&format!("two {NEXT}\none {KEY}\n"));
+    object(url, 0, &["rewrap", file, "--key-file", key_file]);
+    assert_eq!(object(url, 0, &["verify", id])["key"], "two");
+    put(&format!("one {KEY}\n"));
+    for command in ["verify", "restore"] {
+        let (_, err) = tool(url, 4, &[command, id]);
+        assert!(
+            err.contains("BADBACKUP") && err.contains("the key two"),
+            "{err}"
+        );
+    }
+    put(&format!("two {NEXT}\n"));
+    conn.run("DEL k").int();
+    assert_eq!(object(url, 0, &["restore", id])["keys"], 1);
+    assert_eq!(conn.run("MAOS.GET k").bytes(), b"v");
 }
