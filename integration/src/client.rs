@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 use crate::error::shown;
 use crate::link::{Fault, Link, Via};
 use crate::options::sealed::Sealed;
-use crate::topology::{self, Address, Node};
+use crate::topology::{self, Address, Node, Topology, SERVER};
 use crate::turns::Turns;
 use crate::value::from_json;
 use crate::{
@@ -31,6 +31,11 @@ pub trait Command<'a>: Request<'a> {
 
     /// The request id under which a repetition is recognised; `None` for a read, or without one.
     fn request_id(&self) -> Option<&[u8]>;
+
+    /// Whether it is sent again where nobody knows if it was carried out: a read, and a write that is recognised.
+    fn is_repeatable(&self) -> bool {
+        !Self::SPEC.is_write() || self.request_id().is_some()
+    }
 }
 
 macro_rules! commands {
@@ -79,7 +84,31 @@ commands_without_id! {
     PartitionDrop => wire::DroppedReply, PartitionInfo => wire::PartitionReply<'static>,
     PartitionList => wire::PartitionsReply<'static>, PartitionPool => wire::PoolReply,
     PartitionHelp => wire::HelpReply, Watch => wire::WatchReply<'static>,
-    Range => wire::RangeReply<'static>, RollbackTo => wire::BegunReply
+    Range => wire::RangeReply<'static>, BackupStatus => wire::StatusReply<'static>,
+    BackupList => wire::BackupsReply<'static>, BackupVerify => wire::VerifiedReply<'static>,
+    BackupHelp => wire::HelpReply
+}
+
+// These change no key, and are no reads for all that: repeated, a backup would be made twice, and one that was removed
+// would be told as one that there never was.
+macro_rules! commands_sent_once {
+    ($($name:ident => $reply:ty),*) => {
+        $(impl<'a> Command<'a> for wire::$name<'a> {
+            type Reply = $reply;
+            fn request_id(&self) -> Option<&[u8]> {
+                None
+            }
+            fn is_repeatable(&self) -> bool {
+                false
+            }
+        })*
+    };
+}
+
+commands_sent_once! {
+    BackupCreate => wire::BegunReply, BackupRestore => wire::BegunReply,
+    BackupCancel => wire::DoneReply, BackupDelete => wire::DoneReply,
+    RollbackTo => wire::BegunReply
 }
 
 /// A store of state. Cheap to clone: all clones share the connection, and any number of tasks may
@@ -215,7 +244,7 @@ impl Client {
     ) -> BoxFuture<'c, Result<C::Reply, Error>> {
         let spec = C::SPEC;
         let args = request.encode();
-        let repeatable = !spec.is_write() || request.request_id().is_some();
+        let repeatable = request.is_repeatable();
         // Boxed, so that the future is `Send` whatever the request borrows from.
         Box::pin(async move {
             let via = match via {
@@ -607,7 +636,7 @@ impl Client {
         let answers = match &self.inner.link {
             Link::One(_) => vec![self.send(&cmd, Via::any(), true).await?],
             Link::Many(_) => {
-                let masters = self.masters(cmd).await?;
+                let masters = self.asked_of_masters(cmd).await?;
                 masters.into_iter().map(|(_, answer)| answer).collect()
             }
         };
@@ -632,12 +661,42 @@ impl Client {
         }
     }
 
+    /// The masters, each with a client of its own: where a command is about one server, such as those of backups, each of
+    /// them is asked. Without a cluster that is the one server there is.
+    ///
+    /// Masters without a slot are left out: they have no keys.
+    ///
+    /// # Errors
+    /// As [`call`](Client::call).
+    pub async fn masters(&self) -> Result<Vec<Master>, Error> {
+        if !self.is_of_a_cluster() {
+            let addresses = self.inner.config.addresses();
+            return Ok(vec![Master {
+                id: SERVER.to_owned(),
+                address: addresses.into_iter().next().unwrap_or_default(),
+                client: self.clone(),
+            }]);
+        }
+        let mut known = Topology::default();
+        known.learn(&self.cluster_nodes().await?);
+        let master = |shard: &topology::Shard| {
+            let Address { host, port } = &shard.address;
+            let config = self.inner.config.clone().at(host, *port);
+            Ok(Master {
+                id: shard.master.clone(),
+                address: config.addresses().into_iter().next().unwrap_or_default(),
+                client: Client::lazy(config)?,
+            })
+        };
+        known.shards.iter().map(master).collect()
+    }
+
     /// A way to each master.
     pub(crate) async fn master_ways(&self) -> Result<Vec<Via>, Error> {
         match &self.inner.link {
             Link::One(_) => Ok(vec![Via::any()]),
             Link::Many(_) => {
-                let masters = self.masters(redis::cmd("PING")).await?;
+                let masters = self.asked_of_masters(redis::cmd("PING")).await?;
                 Ok(masters.into_iter().map(|(via, _)| via).collect())
             }
         }
@@ -666,7 +725,7 @@ impl Client {
         Ok(topology::parse(&said))
     }
 
-    async fn masters(&self, cmd: redis::Cmd) -> Result<Vec<(Via, redis::Value)>, Error> {
+    async fn asked_of_masters(&self, cmd: redis::Cmd) -> Result<Vec<(Via, redis::Value)>, Error> {
         let Link::Many(cluster) = &self.inner.link else {
             return Ok(vec![]);
         };
@@ -697,6 +756,31 @@ impl fmt::Debug for Client {
             .field("attempts", &self.inner.attempts)
             .field("agent", &self.inner.agent)
             .finish()
+    }
+}
+
+/// A master of the store, and a client that talks to it alone: what [`Client::masters`] gives.
+#[derive(Clone, Debug)]
+pub struct Master {
+    id: String,
+    address: String,
+    client: Client,
+}
+
+impl Master {
+    /// Its id in the cluster; `server` where there is none.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it listens, as host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What is asked of this client is asked of this server. Keys whose slot another one has are none of its business.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 }
 

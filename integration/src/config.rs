@@ -377,18 +377,25 @@ impl Config {
     /// The same for one node of the cluster.
     pub(crate) fn at(mut self, host: &str, port: u16) -> Config {
         let node = self.nodes[0].clone();
+        // A node that has never met another one does not know its own.
+        let host = match (host, node.addr()) {
+            ("", ConnectionAddr::Tcp(known, _) | ConnectionAddr::TcpTls { host: known, .. }) => {
+                known.clone()
+            }
+            _ => host.to_owned(),
+        };
         let addr = match node.addr().clone() {
             ConnectionAddr::TcpTls {
                 insecure,
                 tls_params,
                 ..
             } => ConnectionAddr::TcpTls {
-                host: host.to_owned(),
+                host,
                 port,
                 insecure,
                 tls_params,
             },
-            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+            _ => ConnectionAddr::Tcp(host, port),
         };
         self.nodes = vec![node.set_addr(addr)];
         self.cluster = false;

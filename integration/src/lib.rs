@@ -73,13 +73,19 @@
 //! | `MAOS.WATCH`, on all masters | [`watch`](Client::watch), [`watch_from`](Client::watch_from), [`watch_from_snapshot`](Client::watch_from_snapshot) |
 //! | `MAOS.WATCH`, at one server | [`changes`](Client::changes) |
 //! | `MAOS.RANGE`, on all masters | [`list`](Client::list) |
+//! | `MAOS.BACKUP CREATE`, `RESTORE` | [`create_backup`](Client::create_backup), [`restore_backup`](Client::restore_backup), and [`wait_for_backup`](Client::wait_for_backup) |
+//! | `MAOS.BACKUP LIST`, `VERIFY`, `STATUS` | [`backups`](Client::backups), [`verify_backup`](Client::verify_backup), [`backup_job`](Client::backup_job) |
+//! | `MAOS.BACKUP CANCEL`, `DELETE` | [`cancel_backup`](Client::cancel_backup), [`delete_backup`](Client::delete_backup) |
+//! | those of backups, on each master of a cluster | [`masters`](Client::masters) |
 //! | `MAOS.ROLLBACKTO` | [`rollback_to`](Client::rollback_to) |
 //! | any of them, word for word | [`call`](Client::call) with a request of [`wire`] |
 //!
 //! What happens when a connection is lost stands at [`Client`]; how to set it up at [`Config`].
-//! The crate logs with `tracing`.
+//! The crate logs with `tracing`. Its feature `tool`, which is on by default, is what the command-line tool needs; a program
+//! that only talks to the store takes the crate without it.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod client;
 mod config;
 mod error;
@@ -101,7 +107,11 @@ mod update;
 mod value;
 mod watch;
 
-pub use client::{Client, Command, Scan};
+pub use backup::{
+    BackupFile, BackupInfo, BackupJob, BackupJobKind, BackupJobState, BackupOptions, RestoreCounts,
+    RestoreOptions, RollbackCounts, VerifiedBackup,
+};
+pub use client::{Client, Command, Master, Scan};
 pub use config::{Config, Protocol, Tls, DEFAULT_URL};
 pub use error::{Applied, Error};
 pub use guard::{LockGuard, LockStatus};
@@ -123,7 +133,12 @@ pub use transaction::{Operation, OperationReply, Transacted, Transaction};
 pub use update::{Next, UpdateOptions, Updated};
 /// The requests and replies of the command language.
 pub mod wire {
-    pub use maos_core::wire::backup::BegunReply;
+    pub use crate::backup::DoneReply;
+    pub use maos_core::wire::backup::{
+        BackupCancel, BackupCreate, BackupDelete, BackupFileReply, BackupHelp, BackupList,
+        BackupReply, BackupRestore, BackupStatus, BackupVerify, BackupsReply, BegunReply, JobKind,
+        JobState, RestoreCounts, RollbackCounts, StatusReply, VerifiedReply,
+    };
     pub use maos_core::wire::lock::*;
     pub use maos_core::wire::partition::{
         AuditReply, Class, DefinedReply, DroppedReply, HelpReply, OnFull, PartitionAlter,

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch, Notify};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::topology::{Address, Node, ShardId, Topology};
+use crate::topology::{Address, Node, ShardId, Topology, SERVER};
 use crate::wire::{self, Mark, Range, Watch};
 use crate::{
     Client, Code, Cursor, Error, Event, KeyEvent, KeyState, ListedKey, Version, WatchOptions,
@@ -44,8 +44,6 @@ const ITEMS: usize = 64;
 const HELD_MAX: usize = 100_000;
 /// So many keys are remembered with the version that was told last.
 const RECENT: usize = 10_000;
-/// What the one shard of a server without a cluster is called.
-const SERVER: &str = "server";
 
 /// One item of a [`Subscription`].
 #[derive(Clone, PartialEq, Debug)]

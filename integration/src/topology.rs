@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use redis::cluster_routing::Slot;
 
+/// What the one shard of a server without a cluster is called.
+pub(crate) const SERVER: &str = "server";
+
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Address {

@@ -3,6 +3,8 @@
 #[path = "../../../tests/server/harness/mod.rs"]
 mod harness;
 
+mod backup_files;
+mod backups;
 mod cluster;
 mod conflicts;
 mod edges;

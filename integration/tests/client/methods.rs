@@ -10,7 +10,7 @@ use maos_client::{
 use serde_json::json;
 
 use crate::harness::Server;
-use crate::{config, partitions};
+use crate::{backups, config, partitions};
 
 #[tokio::test]
 async fn every_method_works_in_resp2() {
@@ -23,7 +23,7 @@ async fn every_method_works_in_resp3() {
 }
 
 async fn every_method(protocol: Protocol) {
-    let server = Server::start();
+    let server = backups::server();
     let client = Client::connect(config(&server).protocol(protocol))
         .await
         .unwrap();
@@ -36,6 +36,7 @@ async fn every_method(protocol: Protocol) {
     changed_where_they_are(&client).await;
     merged_and_in_one_step(&client).await;
     partitions::made_shown_and_dropped(&client).await;
+    backups::made_looked_at_and_brought_back(&client).await;
     called_commands(&server);
 }
 

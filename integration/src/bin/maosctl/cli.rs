@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
-use maos_client::{Event, OnFull, PartitionType, Past, Strategy, Version, Which};
+use maos_client::{BackupId, Event, OnFull, PartitionType, Past, Strategy, Version, Which};
 
 const AFTER: &str = "\
 Exit codes:
@@ -14,7 +14,8 @@ Exit codes:
   2  usage: a word of the command line, a setting or a line of input is wrong
   3  lost race: another write came first, nothing was changed; or a condition of `txn`
      did not hold, and what stands after else was done
-  4  refused: the store said no, nothing was changed; or a lock was lost
+  4  refused: the store said no, nothing was changed; or a lock was lost; or a backup is
+     damaged, does not open with the keys given, or was not made or brought back
   5  connection: no server, or no answer
   `run` ends as the command that it ran
 
@@ -27,6 +28,7 @@ Settings come from --url or --config, else from the environment:
   REDIS_TLS_CA_FILE        PEM file of the certificates to trust (those of the system)
   REDIS_TLS_CERT_FILE      PEM file of the client's certificate
   REDIS_TLS_KEY_FILE       PEM file of its key
+  MAOS_BACKUP_ENCRYPTION_KEY  keys of backups, for commands that read a file of one
 A settings file has the same in TOML: urls, cluster, [auth] username, password,
 [tls] enabled, ca_file, cert_file, key_file.
 
@@ -50,6 +52,9 @@ Examples:
   maosctl --json watch 'shop:*' --checkpoint shop.place >> shop.changes.ndjson
   maosctl export shop: > shop.ndjson
   maosctl import shop.ndjson
+  maosctl backup create nightly --wait
+  maosctl backup restore 3f0c…e1 --prefix shop:task: --into old: --dry-run
+  maosctl backup verify nightly-3f0c…e1.maosbackup --key-file backup.keys
 ";
 
 /// Reads and writes versioned state: every write is kept as a version that can be read back,
@@ -348,6 +353,15 @@ pub enum Command {
     /// redis.conf: 100kb, 10mb, 1gb (and 100k, 10m, 1g in powers of ten).
     #[command(subcommand)]
     Partition(Partition),
+    /// Make backups, look at them, and bring back what they hold
+    ///
+    /// A backup is a file in the server's maos.backup-dir: all its state as it was at one instant.
+    /// In a cluster each master makes one of its own, and each id is looked for on all of them.
+    /// `show`, `export`, `rewrap`, and `verify` of a file, need no server: they read the file that is
+    /// named, with the keys of --key-file, or else of MAOS_BACKUP_ENCRYPTION_KEY. Both hold what the
+    /// server's maos.backup-key-file holds.
+    #[command(subcommand)]
+    Backup(Backup),
     /// Show what the servers say about themselves
     Info,
     /// Write the lines of an NDJSON file, each a new version of its key
@@ -381,10 +395,14 @@ Each line is a JSON object:
   value          a string, which is the value; or an object, array, number, true or
                  false, whose JSON text is the value (or value_b64: base64, for a
                  value that is not UTF-8)
+  deleted        in the place of a value: true; an import deletes the key
   agent          optional: who wrote it (or agent_b64)
   metadata       optional: a JSON object
   expires_at_ms  optional: when the key expires, unix time in milliseconds
-  version        optional: the version it had; an import does not look at it
+  version        optional: the version it had; an import does not look at it, nor at
+                 author (or author_b64), partition (or partition_b64) and db
+A line with define (or define_b64) in the place of a key is a partition, with the fields of
+`partition list --json`: an import makes it, and leaves one that is there as it is.
 An import stops at the first line that is wrong or refused, names its number, and says how
 many other lines were written: all before it, and, if the store refused it, a few after it
 that were under way. Lines about the same key are written in their order.";
@@ -511,6 +529,128 @@ pub enum Partition {
     },
 }
 
+/// What is done with backups.
+#[derive(Subcommand)]
+pub enum Backup {
+    /// Begin a backup and show its id
+    ///
+    /// The server goes on by itself. With --wait the id is shown once all of it is on disk.
+    Create {
+        /// How it is called: 1 to 64 of a-z, 0-9, _ and -; need not be new
+        name: String,
+        /// Only keys that begin with this; may be given several times
+        #[arg(long, value_name = "PREFIX")]
+        prefix: Vec<String>,
+        /// Only what has changed since this backup, which has the same prefixes; in a cluster it may be
+        /// given several times, and each master goes on from the one that it made
+        #[arg(long, value_name = "ID", value_parser = backup_id)]
+        since: Vec<BackupId>,
+        /// Strings, lists, sets, hashes and sorted sets as well, which are not of one instant
+        #[arg(long)]
+        native: bool,
+        /// Wait until it is done
+        #[arg(long)]
+        wait: bool,
+    },
+    /// List the backups, the newest first
+    List,
+    /// Show how far a backup or a restore has come, and what came of it
+    Status {
+        /// The id of the backup, or of the restore
+        #[arg(value_parser = backup_id)]
+        id: BackupId,
+    },
+    /// Read a backup to its last byte and show what is in it
+    ///
+    /// A server reads those that it goes on from as well; a file is read by itself.
+    Verify {
+        /// An id: the server reads it; anything else is a file, which is read here
+        #[arg(value_name = "ID|FILE")]
+        what: PathBuf,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Bring back what a backup holds, and wait until that is done
+    ///
+    /// Values come with their histories, authors, metadata, expiries and partitions. A key that is
+    /// there stays as it is unless --replace is given. The backup is read to its last byte before a
+    /// key is touched. Interrupted, the server goes on; `backup cancel` ends it.
+    Restore {
+        /// The id of the backup
+        #[arg(value_parser = backup_id)]
+        id: BackupId,
+        /// Only keys that begin with this; may be given several times
+        #[arg(long, value_name = "PREFIX")]
+        prefix: Vec<String>,
+        /// The keys get this in the place of the prefix; without one, in front of their names
+        #[arg(long, value_name = "PREFIX")]
+        into: Option<String>,
+        /// Change nothing, and show what would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Replace keys that are there, unless they are locked
+        #[arg(long)]
+        replace: bool,
+    },
+    /// End a backup or a restore that is running
+    Cancel {
+        /// The id of the backup, or of the restore
+        #[arg(value_parser = backup_id)]
+        id: BackupId,
+    },
+    /// Remove the file of a backup
+    Delete {
+        /// The id of the backup
+        #[arg(value_parser = backup_id)]
+        id: BackupId,
+    },
+    /// Show what the beginning of a file says, which needs no key
+    ///
+    /// Nor does it prove anything: whether it is true, `verify` finds out.
+    Show {
+        /// The file
+        file: PathBuf,
+    },
+    /// Write the keys in a file as NDJSON, in the lines of `maosctl import`
+    ///
+    /// Each key as it was, or with --history all its versions, the oldest first; keys that were
+    /// deleted say so; locks, and what a file does not hold because the backup before it does, are
+    /// left out. Nothing is written before all of the file has been found
+    /// to be whole. The lines are not encrypted.
+    #[command(after_help = LINES)]
+    Export {
+        /// The file
+        file: PathBuf,
+        /// Where to; - is standard output
+        #[arg(long, short, default_value = "-", value_name = "FILE")]
+        output: PathBuf,
+        /// All versions of each key
+        #[arg(long)]
+        history: bool,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+    /// Give a file to the active key, the first one of those given
+    ///
+    /// Only the envelope is made anew: what the backup holds is copied as it is, into a new file that
+    /// takes the place of the old one when it is on disk. The key that sealed it must be among those given.
+    Rewrap {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+}
+
+/// Where the keys of backups are.
+#[derive(Args)]
+pub struct KeyArgs {
+    /// File of the keys, a line with an id and 64 hexadecimal digits for each, the active one first;
+    /// nobody else may read it (mode 0600). Otherwise MAOS_BACKUP_ENCRYPTION_KEY
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
 /// What may be said of a partition besides its quota.
 #[derive(Args)]
 pub struct Terms {
@@ -586,6 +726,11 @@ fn which(text: &str) -> Result<Which, String> {
         Ok(n) if n > 0 && n <= Version::MAX.0 => Ok(Which::Version(Version(n))),
         _ => Err("a version is a number as `get --full` shows it, or -N".into()),
     }
+}
+
+fn backup_id(text: &str) -> Result<BackupId, String> {
+    let id = BackupId::parse(text.as_bytes());
+    id.ok_or_else(|| "an id has 32 hexadecimal digits, as `backup list` shows it".to_owned())
 }
 
 fn fence(text: &str) -> Result<(String, u64), String> {

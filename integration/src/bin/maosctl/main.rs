@@ -1,6 +1,8 @@
 //! `maosctl`: the state store on the command line. `maosctl --help` is its manual.
 
+mod backup;
 mod cli;
+mod file;
 mod line;
 mod lock;
 mod partition;
@@ -23,6 +25,7 @@ use serde_json::value::RawValue;
 use serde_json::{json, Map, Value};
 
 use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
+use maos_core::codec::backup::BackupError;
 use show::Show;
 
 /// How it ended, as the exit code says it.
@@ -51,6 +54,12 @@ enum Failure {
         written: u64,
         why: Box<Failure>,
     },
+    /// The file of a backup.
+    Backup(BackupError),
+    /// A job that did not come to its end.
+    Job(String),
+    /// One of several nodes.
+    Node { address: String, why: Box<Failure> },
 }
 
 impl Failure {
@@ -66,7 +75,9 @@ impl Failure {
             // Whoever read our output has seen enough.
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => End::Done,
             Failure::Output(_) => End::Usage,
-            Failure::Line { why, .. } => why.end(),
+            Failure::Line { why, .. } | Failure::Node { why, .. } => why.end(),
+            Failure::Backup(BackupError::Io(_)) => End::Usage,
+            Failure::Backup(_) | Failure::Job(_) => End::Refused,
         }
     }
 
@@ -74,7 +85,9 @@ impl Failure {
         match self {
             Failure::Client(Error::Refused(refusal)) => json!(refusal.code.word()),
             Failure::Client(Error::Server { word, .. }) => json!(word),
-            Failure::Line { why, .. } => why.code(),
+            Failure::Line { why, .. } | Failure::Node { why, .. } => why.code(),
+            Failure::Backup(BackupError::Io(_)) => Value::Null,
+            Failure::Backup(_) => json!(Code::BadBackup.word()),
             _ => Value::Null,
         }
     }
@@ -89,6 +102,12 @@ impl fmt::Display for Failure {
             Failure::Line { line, written, why } => {
                 write!(f, "line {line}: {why} ({written} other lines were written)")
             }
+            Failure::Backup(error @ BackupError::NoKey { .. }) => {
+                write!(f, "{error} (--key-file, or the variable {})", file::KEYS)
+            }
+            Failure::Backup(error) => error.fmt(f),
+            Failure::Job(text) => f.write_str(text),
+            Failure::Node { address, why } => write!(f, "{address}: {why}"),
         }
     }
 }
@@ -96,6 +115,12 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Client(error)
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Failure {
+        Failure::Backup(error)
     }
 }
 
@@ -163,6 +188,11 @@ fn settings(global: &Global) -> Result<Config, Error> {
 }
 
 async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
+    if let Command::Backup(what) = &cli.command {
+        if let Some(end) = file::run(show, what)? {
+            return Ok(end);
+        }
+    }
     let config = settings(&cli.global)?;
     if let Command::Import {
         file,
@@ -364,6 +394,7 @@ async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
         Command::Locks { key } => lock::state(show, &key, &client.locks(&key).await?)?,
         Command::Run { .. } => unreachable!("it is dealt with in `main`"),
         Command::Partition(what) => return partition::run(&client, show, what).await,
+        Command::Backup(what) => return backup::run(&client, show, what).await,
         Command::Info => info(&client, show).await?,
         Command::Import {
             file, partition, ..

@@ -221,7 +221,7 @@ fn strategy(strategy: &Strategy) -> String {
 // ---------------------------------------------------------------------------------------------
 
 /// In the units in which sizes are typed, short.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kb", "mb", "gb", "tb", "pb"];
     if bytes < 1 << 10 {
         return format!("{bytes}b");
@@ -237,7 +237,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// So many of them.
-fn counted(count: u64, what: &str) -> String {
+pub fn counted(count: u64, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),
@@ -245,7 +245,7 @@ fn counted(count: u64, what: &str) -> String {
 }
 
 /// Bytes, and a short form for those that are many.
-fn exactly(bytes: u64) -> String {
+pub fn exactly(bytes: u64) -> String {
     match bytes < 1 << 10 {
         true => counted(bytes, "byte"),
         false => format!("{bytes} bytes ({})", size(bytes)),
@@ -263,7 +263,7 @@ fn percent(part: f64) -> String {
 }
 
 /// As it may be shown in a terminal: names are whatever somebody made them.
-fn printable(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
-use maos_client::wire::{Form, Get, GetReply, Set, WriteOptions};
-use maos_client::{Client, Error};
+use maos_client::wire::{Del, Form, Get, GetReply, Set, WriteOptions};
+use maos_client::{Client, Code, Error};
 
-use crate::line::{self, Line};
+use crate::file;
+use crate::line::{self, Defined, Line, Row};
 use crate::Failure;
 
 /// Requests under way at the same time.
@@ -32,8 +33,8 @@ pub(crate) async fn import(
     let mut wrong = None;
     while let Some(batch) = lines.recv().await {
         for (number, text) in batch {
-            let line = match text.and_then(|text| Line::read(&text)) {
-                Ok(line) => line,
+            let row = match text.and_then(|text| Row::read(&text)) {
+                Ok(row) => row,
                 Err(why) => {
                     wrong = Some((number, Failure::Input(why)));
                     break;
@@ -43,8 +44,12 @@ pub(crate) async fn import(
                 written += 1;
                 continue;
             };
-            // Two lines about one key must not overtake each other.
-            while writes.len() >= UNDER_WAY || busy.contains(&line.key) {
+            // Two lines about one key must not overtake each other, and no line a partition.
+            let waits = |writes: &FuturesUnordered<_>, busy: &HashSet<Vec<u8>>| match &row {
+                Row::Key(line) => writes.len() >= UNDER_WAY || busy.contains(&line.key),
+                Row::Partition(_) => !writes.is_empty(),
+            };
+            while waits(&writes, &busy) {
                 if let Some(done) = writes.next().await {
                     settle(done, &mut busy, &mut written, &mut wrong);
                 }
@@ -52,8 +57,19 @@ pub(crate) async fn import(
             if wrong.is_some() {
                 break;
             }
-            busy.insert(line.key.clone());
-            writes.push(write(client, number, line, partition));
+            match row {
+                Row::Key(line) => {
+                    busy.insert(line.key.clone());
+                    writes.push(write(client, number, line, partition));
+                }
+                Row::Partition(defined) => match define(client, &defined).await {
+                    Ok(made) => written += u64::from(made),
+                    Err(error) => {
+                        wrong = Some((number, Failure::Client(error)));
+                        break;
+                    }
+                },
+            }
         }
         bar.set_position(written);
         if wrong.is_some() {
@@ -78,21 +94,43 @@ type Done = (u64, Vec<u8>, Result<(), Error>);
 
 async fn write(client: &Client, number: u64, line: Line, partition: Option<&str>) -> Done {
     let id = uuid::Uuid::new_v4();
-    let request = Set {
-        key: &line.key,
-        value: &line.value,
-        options: WriteOptions {
-            by: line.agent.as_deref(),
-            meta: line.metadata.as_deref(),
-            reqid: Some(id.as_bytes()),
-            if_version: None,
-            expire: line.expire(),
-            partition: partition.map(str::as_bytes),
-            ..WriteOptions::default()
-        },
+    let key = &line.key[..];
+    let options = WriteOptions {
+        by: line.agent.as_deref(),
+        meta: line.metadata.as_deref(),
+        reqid: Some(id.as_bytes()),
+        if_version: None,
+        expire: line.expire(),
+        partition: partition.map(str::as_bytes),
+        ..WriteOptions::default()
     };
-    let answer = client.call(&request).await.map(drop);
-    (number, line.key, answer)
+    let answer = match line.value.as_deref() {
+        Some(value) => {
+            let request = Set {
+                key,
+                value,
+                options,
+            };
+            client.call(&request).await
+        }
+        None => client.call(&Del { key, options }).await,
+    };
+    (number, line.key, answer.map(drop))
+}
+
+/// Makes a partition. False if there is one of this name.
+async fn define(client: &Client, defined: &Defined) -> Result<bool, Error> {
+    let refused = match client.call(&defined.request(now_ms())).await {
+        Ok(_) => return Ok(true),
+        Err(error) if error.code() == Some(Code::Exists) => error,
+        Err(error) => return Err(error),
+    };
+    match client.partition(&defined.name).info().await {
+        Ok(_) => Ok(false),
+        // It is another one that has the prefix.
+        Err(error) if error.code() == Some(Code::NotFound) => Err(refused),
+        Err(error) => Err(error),
+    }
 }
 
 fn settle(
@@ -152,7 +190,7 @@ fn read_lines(
 
 /// Writes all values whose keys begin with `prefix`. Gives how many there were.
 pub(crate) async fn export(client: &Client, prefix: &str, output: &Path) -> Result<u64, Failure> {
-    let mut out = Output::open(output)?;
+    let mut out = Output::open(output, false)?;
     let bar = progress("read");
     let mut scan = client.scan(prefix);
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
@@ -196,13 +234,14 @@ fn now_ms() -> u64 {
 }
 
 /// Standard output, or a file that has its name only once it is complete.
-struct Output {
+pub(crate) struct Output {
     to: Box<dyn Write>,
     rename: Option<(PathBuf, PathBuf)>,
 }
 
 impl Output {
-    fn open(path: &Path) -> Result<Output, Failure> {
+    /// Begins it. One that is private nobody else may read.
+    pub(crate) fn open(path: &Path, private: bool) -> Result<Output, Failure> {
         if path == Path::new("-") {
             return Ok(Output {
                 to: Box::new(BufWriter::with_capacity(1 << 18, io::stdout())),
@@ -212,32 +251,46 @@ impl Output {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let file = File::create(&partial)
-            .map_err(|e| Failure::Input(format!("cannot write {}: {e}", partial.display())))?;
+        let file = match private {
+            true => file::make_private(&partial),
+            false => File::create(&partial),
+        };
+        let file =
+            file.map_err(|e| Failure::Input(format!("cannot write {}: {e}", partial.display())))?;
         Ok(Output {
             to: Box::new(BufWriter::with_capacity(1 << 18, file)),
             rename: Some((partial, path.to_owned())),
         })
     }
 
-    fn line(&mut self, line: &str) -> Result<(), Failure> {
+    pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
         self.to
             .write_all(line.as_bytes())
             .map_err(Failure::Output)?;
         self.to.write_all(b"\n").map_err(Failure::Output)
     }
 
-    fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         self.to.flush().map_err(Failure::Output)?;
-        match &self.rename {
-            Some((from, to)) => std::fs::rename(from, to).map_err(Failure::Output),
-            None => Ok(()),
+        if let Some((from, to)) = &self.rename {
+            std::fs::rename(from, to).map_err(Failure::Output)?;
+            self.rename = None;
+        }
+        Ok(())
+    }
+}
+
+/// What is not complete does not stay.
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some((partial, _)) = &self.rename {
+            let _ = std::fs::remove_file(partial);
         }
     }
 }
 
 /// A counter on standard error; nothing where that is not a terminal.
-fn progress(what: &'static str) -> ProgressBar {
+pub(crate) fn progress(what: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
