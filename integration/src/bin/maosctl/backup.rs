@@ -21,8 +21,8 @@ use crate::partition::{counted, exactly, printable, size};
 use crate::show::Show;
 use crate::{report, End, Failure};
 
-/// Time between looks at a job.
-const LOOKS: Duration = Duration::from_millis(200);
+/// Time between looks at a job: the first, and the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 pub async fn run(client: &Client, show: Show, what: Backup) -> Result<End, Failure> {
     match what {
@@ -149,6 +149,7 @@ async fn follow(
 ) -> Vec<Failure> {
     let mut failed = vec![];
     let mut lost = vec![false; begun.len()];
+    let mut pause = LOOKS.0;
     loop {
         let goes_on = |job: &Begun| job.seen.as_ref().is_none_or(BackupJob::is_running);
         let asked: Vec<_> = (0..begun.len())
@@ -176,7 +177,8 @@ async fn follow(
             .enumerate()
             .any(|(n, job)| !lost[n] && goes_on(job))
         {
-            sleep(LOOKS).await;
+            sleep(pause).await;
+            pause = (2 * pause).min(LOOKS.1);
         }
     }
 }
@@ -216,14 +218,18 @@ fn counter(template: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("##."));
-    }
+    restyle(&bar, template);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 
 const LEFT_OUT: &str = "of a type or a length that no backup holds";
+
+fn restyle(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("##."));
+    }
+}
 
 /// Has one master begin a backup.
 async fn begin(
@@ -360,9 +366,13 @@ async fn restore(
             false => ended(show, failed),
         };
     }
-    let bar = counter("{bar:30} {human_pos} of {human_len} keys, {elapsed}");
+    let bar = counter("{spinner} reading the backup, {elapsed}");
+    let mut is_known = false;
     let lost = follow(&mut begun, several, |begun| {
         let sum = Sum::of(begun);
+        if sum.counts.total > 0 && !std::mem::replace(&mut is_known, true) {
+            restyle(&bar, "{bar:30} {human_pos} of {human_len} keys, {elapsed}");
+        }
         bar.set_length(sum.counts.total);
         bar.set_position(sum.keys.saturating_add(sum.counts.passed_over()));
     });
