@@ -14,7 +14,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use maos_core::audience::Audience;
 use maos_core::event::Event;
 use maos_core::feed::{Feed, Tell};
@@ -41,8 +41,6 @@ struct Blocked {
     from: Stamp,
     /// The events since that may concern it, by their numbers; none if they are too many to remember.
     heard: Option<Vec<u64>>,
-    /// There may be something for it.
-    is_due: bool,
     /// What it is told, once that has been found.
     answer: Option<Result<WatchReply<'static>, Refusal>>,
     /// The server has been told to let it go.
@@ -65,7 +63,7 @@ struct Watching {
     audience: Audience,
     blocked: HashMap<u64, Blocked>,
     /// Those for whom there may be something.
-    due: Vec<u64>,
+    due: HashSet<u64>,
     /// A look at them is arranged for.
     is_armed: bool,
     /// That this node makes the changes from here on is to be told.
@@ -232,11 +230,9 @@ impl Watching {
                 Some(heard) if heard.len() < HEARD_MAX => heard.push(number),
                 heard => *heard = None,
             }
-            if !one.is_due {
+            if due.insert(id) {
                 // What came before did not fit its patterns.
                 one.from = before.max(one.from);
-                one.is_due = true;
-                due.push(id);
             }
         };
         match tell.event {
@@ -252,8 +248,7 @@ impl Watching {
             if let Some(one) = self.blocked.get_mut(&id) {
                 let (cursor, events) = (self.feed.mark(one.from), vec![]);
                 one.answer.get_or_insert(Ok(WatchReply { cursor, events }));
-                one.is_due = true;
-                self.due.push(id);
+                self.due.insert(id);
             }
         }
     }
@@ -595,7 +590,6 @@ pub fn watch<'a>(call: &Call<'a>, watch: Watch<'a>) -> Result<(), Refusal> {
                 user,
                 from: reply.cursor.at,
                 heard: Some(vec![]),
-                is_due: false,
                 answer: None,
                 is_let_go: false,
             },
@@ -638,6 +632,7 @@ unsafe extern "C" fn look(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
             announce();
         }
         reign();
+        // In no order: nobody is always the first.
         let due = with(|w| std::mem::take(&mut w.due));
         for id in due {
             tell(id);
@@ -676,7 +671,6 @@ fn reign() {
 fn tell(id: u64) {
     let found = with(|w| {
         let one = w.blocked.get_mut(&id).filter(|one| !one.is_let_go)?;
-        one.is_due = false;
         if one.answer.is_some() {
             return Some(None);
         }
@@ -704,9 +698,7 @@ fn tell(id: u64) {
                         one.from = reply.cursor.at;
                         if again {
                             one.heard = None;
-                            if !std::mem::replace(&mut one.is_due, true) {
-                                w.due.push(id);
-                            }
+                            w.due.insert(id);
                         }
                     });
                     return;
@@ -735,6 +727,7 @@ fn leave(client: *mut raw::RedisModuleBlockedClient) -> Option<Blocked> {
     let id = client as u64;
     with(|w| {
         w.audience.leave(id);
+        w.due.remove(&id);
         w.blocked.remove(&id)
     })
 }
