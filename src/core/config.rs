@@ -227,7 +227,7 @@ pub const SETTINGS: &[Setting] = &[
         id: Knob::BackupBuffer,
         name: "backup-buffer-bytes",
         default: 256 << 20,
-        min: 1 << 20,
+        min: 64 << 10,
         max: 64 << 30,
         unit: Unit::Bytes,
         meaning: "How many bytes of a backup may wait to be written. What is written over or removed while a backup is made has to be kept until the backup has it; if the disk is so slow that more than this would wait, the backup fails and the writes go on.",
