@@ -21,7 +21,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
@@ -40,9 +39,9 @@ use maos_core::{Code, Refusal, Stamp};
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::chain::{Chain, Known};
+use super::guard::FAULT;
 use super::keys::{Key, Mode};
 use super::lineage::context;
-use super::metrics::METRICS;
 use super::native::{self, Found};
 use super::node::{node, now_us};
 use super::scribe::{leading, locked, Kind, Packed, Parcel, Scribe, Shared, LEADING};
@@ -62,8 +61,6 @@ const AHEAD: usize = 16 << 20;
 const PARCEL: usize = 128 << 10;
 /// So many jobs are remembered.
 const JOBS_MAX: usize = 64;
-
-const FAULT: &str = "a fault of its own; the server's log says where";
 
 /// Whether what is about to change is to be looked at first: as long as there is a walk. A record that goes to another
 /// place without a mark would never get one, and the next backup would take it for one that it has.
@@ -375,11 +372,8 @@ pub fn start(
     let waits = scribe.parent.is_some();
     let heard = shared.clone();
     let write = move || {
-        let wrote = catch_unwind(AssertUnwindSafe(|| scribe.write(&parcels, &heard)));
-        let wrote = wrote.unwrap_or_else(|_| {
-            METRICS.panics.one();
-            Err(FAULT.into())
-        });
+        let wrote = guard::run_in_thread(|| scribe.write(&parcels, &heard));
+        let wrote = wrote.unwrap_or_else(|| Err(FAULT.into()));
         *locked(&heard.ended) = Some(wrote);
     };
     let thread = std::thread::Builder::new().name("maos-backup".into());

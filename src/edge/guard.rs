@@ -31,6 +31,20 @@ pub fn run<T>(entry: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
+/// What a job or a client is told that met a panic.
+pub const FAULT: &str = "a fault of its own; the server's log says where";
+
+/// As [`run`], for what a thread of ours does. Changes are applied in the server's thread alone: whether one is at this
+/// moment says nothing of a panic in another.
+pub fn run_in_thread<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.map_err(|payload| {
+        std::mem::forget(payload);
+        METRICS.panics.one();
+    })
+    .ok()
+}
+
 /// Runs what cannot fail: the application of a decided change.
 #[inline(always)]
 pub fn applying<T>(apply: impl FnOnce() -> T) -> T {

@@ -1,14 +1,13 @@
 //! Work that takes long and needs nothing of the server: done in a thread, while the client waits and nobody else does.
 
 use std::ffi::{c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use maos_core::wire::{Reply, Value};
 use maos_core::{Code, Refusal};
 
 use super::api::{api, raw};
 use super::call::{refuse, reply_to, Call};
-use super::metrics::METRICS;
+use super::guard::FAULT;
 use super::{failpoint, guard, waiting};
 
 /// What was found: a reply, or a refusal.
@@ -46,17 +45,12 @@ pub fn run<R: Reply>(
     let waits = Client(client);
     let work = move || {
         let waits = waits;
-        let found = catch_unwind(AssertUnwindSafe(|| {
+        let found = guard::run_in_thread(|| {
             failpoint::hit("offload");
             work().map(|reply| Value::of(&reply))
-        }));
-        let found: Found = found.unwrap_or_else(|_| {
-            METRICS.panics.one();
-            Err(Refusal::fixed(
-                Code::Err,
-                "met a fault of its own; the server's log says where",
-            ))
         });
+        let found: Found =
+            found.unwrap_or_else(|| Err(Refusal::new(Code::Err, format!("met {FAULT}"))));
         let found = Box::into_raw(Box::new(found));
         // SAFETY: blocked above, and let go here alone.
         unsafe { api!(RedisModule_UnblockClient)(waits.0, found.cast()) };

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
@@ -30,9 +29,10 @@ use maos_core::wire::partition::{Class, PartitionCreate, Terms};
 use maos_core::{Code, Refusal, Stamp, Who};
 
 use super::api::{api, raw};
-use super::backup::vault;
+use super::backup::{is_loading, vault};
 use super::call::flags;
 use super::chain::Chain;
+use super::guard::FAULT;
 use super::keys::{is_elsewhere, Key, Mode, ShareKey};
 use super::lineage::{context, Name};
 use super::node::{node, now_us};
@@ -161,13 +161,11 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
     let (prefixes, partitions_too) = (owned.prefixes.clone(), owned.into.is_none());
     let told = cancelled.clone();
     let read = move || {
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            read(&chain, &prefixes, partitions_too, &to, &told)
-        }));
+        let read = guard::run_in_thread(|| read(&chain, &prefixes, partitions_too, &to, &told));
         let last = match read {
-            Ok(Ok(())) => Parcel::End,
-            Ok(Err(why)) => Parcel::Failed(why),
-            Err(_) => Parcel::Failed("a fault of its own; the server's log says where".into()),
+            Some(Ok(())) => Parcel::End,
+            Some(Err(why)) => Parcel::Failed(why),
+            None => Parcel::Failed(FAULT.into()),
         };
         // Where nobody takes it nobody wants it.
         let _ = to.send(last);
@@ -178,9 +176,10 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
             .map_err(|why| Refusal::new(Code::Err, why))?;
     }
     let thread = std::thread::Builder::new().name("maos-restore".into());
-    thread
-        .spawn(read)
-        .map_err(|e| Refusal::new(Code::Err, format!("no thread for it: {e}")))?;
+    if let Err(e) = thread.spawn(read) {
+        vault.forget_restore(request.id);
+        return Err(Refusal::new(Code::Err, format!("no thread for it: {e}")));
+    }
     with(|r| {
         while r.jobs.len() >= JOBS_MAX {
             r.jobs.pop_front();
@@ -214,10 +213,9 @@ pub fn may_change() -> Result<(), Refusal> {
             "this node is a replica: ask its master",
         ));
     }
-    let loading = raw::REDISMODULE_CTX_FLAGS_LOADING | raw::REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-    match now & loading {
-        0 => Ok(()),
-        _ => Err(Refusal::fixed(Code::Busy, "the data set is being loaded")),
+    match is_loading() {
+        false => Ok(()),
+        true => Err(Refusal::fixed(Code::Busy, "the data set is being loaded")),
     }
 }
 
@@ -302,9 +300,7 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
         failpoint::hit("restoring");
         doing.slice()
     });
-    let ended = ended.unwrap_or(Some(Err(
-        "a fault of its own; the server's log says where".into()
-    )));
+    let ended = ended.unwrap_or_else(|| Some(Err(FAULT.into())));
     match ended {
         None => {
             with(|r| r.doing = Some(doing));

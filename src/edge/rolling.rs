@@ -24,6 +24,7 @@ use maos_core::{Code, Refusal, Stamp, Who};
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags, Call, Reader};
+use super::guard::FAULT;
 use super::index::Unlisted;
 use super::keys::{is_elsewhere, Key, Mode};
 use super::lineage::{context, Name};
@@ -46,9 +47,6 @@ const JOBS_MAX: usize = 64;
 /// So many keys are named whose history does not reach back; names of more bytes than this are not.
 const NAMED_MAX: usize = 16;
 const NAMED_LEN_MAX: usize = 1024;
-
-/// What is said where code of ours has met a fault.
-const FAULT: &str = "a fault of its own; the server's log says where";
 
 /// What was asked for, and by whom.
 struct Request {

@@ -11,7 +11,6 @@
 //! node which shares the directory begins one in that moment which goes on from a backup of this node is not seen.
 
 use std::cell::RefCell;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ use super::api::raw;
 use super::backup::{self, Prepared};
 use super::call::flags;
 use super::chain::Chain;
-use super::metrics::METRICS;
+use super::guard::FAULT;
 use super::node::{node, now_us};
 use super::vault::{self, Vault};
 use super::{config, failpoint, guard, log};
@@ -34,8 +33,6 @@ use super::{config, failpoint, guard, log};
 const RETRY: Duration = Duration::from_secs(60);
 /// So many bytes of an error are shown in INFO.
 const ERROR_MAX: usize = 300;
-
-const FAULT: &str = "a fault of its own; the server's log says where";
 
 /// What a thread needs to know.
 struct Desk {
@@ -190,10 +187,11 @@ fn errand<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Receiver<T>, String> {
     let (to, from) = mpsc::channel();
-    let work = move || match catch_unwind(AssertUnwindSafe(work)) {
-        // Where nobody takes it nobody wants it any more.
-        Ok(found) => drop(to.send(found)),
-        Err(_) => METRICS.panics.one(),
+    let work = move || {
+        if let Some(found) = guard::run_in_thread(work) {
+            // Where nobody takes it nobody wants it any more.
+            let _ = to.send(found);
+        }
     };
     let thread = std::thread::Builder::new().name("maos-schedule".into());
     let begun = thread.spawn(work);

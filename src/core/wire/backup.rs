@@ -232,6 +232,7 @@ of_one! {
     BackupStatus {
         name: "MAOS.BACKUP STATUS",
         summary: "Tells how far a backup, a restore or a roll-back has come, and what came of it",
+        complexity: "O(1); of a backup that no job is remembered of, O(N) for N files",
         reply: "A map of id, name, kind (create, restore, rollback), state (running, done, failed, cancelled), keys and bytes (written, or restored), instant (the version up to which it holds everything), seconds, error (null unless it failed), left-out (keys of other types that a backup with NATIVE does not hold), and for a restore kept (keys that were left as they are), same (that held the same already), expired, elsewhere (of slots that another node has), refused, reason (of the first refusal), total (keys there are to restore). Of a roll-back (MAOS.ROLLBACKTO) name is the prefix, keys are those that got a new version, bytes are those of the values they got, instant is that of AT, and there are deleted (those of the keys that had no value then and were deleted), same (that hold what they held then), newer (that were made after the roll-back was begun, and stay), elsewhere, refused, reason, beyond (whose history no longer reaches back to then: they stay as they are), beyond-keys (the first of their names that the user may read, at most 16). Of each kind the last 64 jobs are remembered, whether or not there is a maos.backup-dir; of an older backup the file is looked at. A roll-back also its own user may ask about.",
         refusals: &[Code::NotFound, Code::BadBackup],
         examples: "
@@ -275,6 +276,7 @@ of_one! {
     BackupDelete {
         name: "MAOS.BACKUP DELETE",
         summary: "Removes the file of a backup",
+        complexity: "O(N) for N files",
         reply: "1.",
         refusals: &[Code::NotFound, Code::Busy],
         examples: "

@@ -80,7 +80,9 @@ pub fn markdown() -> String {
             .iter()
             .map(|c| format!("`{}`", c.word()))
             .collect();
-        out += &format!("Refusals: {}.\n\n", codes.join(" "));
+        if !codes.is_empty() {
+            out += &format!("Refusals: {}.\n\n", codes.join(" "));
+        }
         out += &format!("```\n{}\n```\n\n", spec.examples.trim());
     }
     out += "#### Options\n\n| option | meaning |\n| --- | --- |\n";
