@@ -720,7 +720,7 @@ impl Client {
         let mut cmd = redis::cmd("CLUSTER");
         cmd.arg("NODES");
         // Another one each time: one of them may be down.
-        let via = Slot::new(fastrand::u16(0..16_384)).map_or_else(Via::any, Via::Slot);
+        let via = Slot::new(fastrand::u16(0..topology::SLOTS)).map_or_else(Via::any, Via::Slot);
         let said = text(self.send(&cmd, via, true).await?)?;
         Ok(topology::parse(&said))
     }

@@ -96,6 +96,7 @@ mod list;
 mod lock;
 mod merge;
 mod options;
+mod order;
 mod partition;
 mod patch;
 mod rollback;

@@ -4,10 +4,9 @@
 //! cluster; the *collector* puts together what they say. Nobody runs ahead of the consumer by more than a few answers:
 //! who is slow asks the store less often, and is the only one who notices.
 //!
-//! Each log is in order. Between logs order matters for a key whose slot moves: the shard that has it now is listened
-//! to about this slot only once the log of the one that had it has been read to where it was at that moment.
+//! Each log is in order. Between logs order matters for a key whose slot moves: see [`order`](crate::order).
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -23,7 +22,8 @@ use tokio::sync::{mpsc, watch, Notify};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::topology::{Address, Node, ShardId, Topology, SERVER};
+use crate::order::{Order, Ranges, Turn};
+use crate::topology::{Address, Node, ShardId, Topology, SERVER, SLOTS};
 use crate::wire::{self, Mark, Range, Watch};
 use crate::{
     Client, Code, Cursor, Error, Event, KeyEvent, KeyState, ListedKey, Version, WatchOptions,
@@ -40,10 +40,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Answers of readers that wait to be put together, and items that wait for the consumer.
 const ANSWERS: usize = 2;
 const ITEMS: usize = 64;
-/// So many events are held back because their slots moved, before that is given up.
-const HELD_MAX: usize = 100_000;
-/// So many keys are remembered with the version that was told last.
-const RECENT: usize = 10_000;
 
 /// One item of a [`Subscription`].
 #[derive(Clone, PartialEq, Debug)]
@@ -87,16 +83,30 @@ pub enum GapCause {
     Unreachable,
 }
 
-/// How far a subscription has come on each shard: whoever [resumes](Client::watch_from) there misses nothing. To be kept as
-/// text.
+/// How far a subscription has come on each shard, and which slots were the shard's then: whoever [resumes](Client::watch_from)
+/// there misses nothing, and hears of keys that have moved meanwhile in order. To be kept as text.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Checkpoint(BTreeMap<String, Cursor>);
+pub struct Checkpoint(BTreeMap<String, Reached>);
+
+/// How far it has come on one shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Reached {
+    cursor: Cursor,
+    slots: Ranges,
+}
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (shard, cursor)) in self.0.iter().enumerate() {
+        for (n, (shard, reached)) in self.0.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
-            write!(f, "{comma}{shard}={cursor}")?;
+            write!(f, "{comma}{shard}={}", reached.cursor)?;
+            for (n, (first, last)) in reached.slots.iter().enumerate() {
+                let sign = if n == 0 { '@' } else { '+' };
+                write!(f, "{sign}{first}")?;
+                if first < last {
+                    write!(f, "-{last}")?;
+                }
+            }
         }
         Ok(())
     }
@@ -106,19 +116,30 @@ impl FromStr for Checkpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Checkpoint, Error> {
-        let shards = text.split(',').filter(|shard| !shard.is_empty());
-        let shards = shards.map(|shard| {
-            let (name, cursor) = shard.split_once('=').unwrap_or(("", shard));
-            let cursor: Cursor = cursor.parse()?;
+        let bad = || {
+            let text = "it is a list like shard=105-99@0-8191,other=104-98@8192-16383";
+            Error::config("checkpoint", text)
+        };
+        let shard = |text: &str| {
+            let (name, rest) = text.split_once('=').ok_or_else(bad)?;
+            let (cursor, slots) = rest.split_once('@').unwrap_or((rest, ""));
+            let range = |text: &str| {
+                let (first, last) = text.split_once('-').unwrap_or((text, text));
+                let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+                (first <= last && last < SLOTS).then_some((first, last))
+            };
+            let slots = slots.split('+').filter(|range| !range.is_empty());
+            let reached = Reached {
+                cursor: cursor.parse()?,
+                slots: slots.map(range).collect::<Option<_>>().ok_or_else(bad)?,
+            };
             match name.is_empty() {
-                true => Err(Error::config(
-                    "checkpoint",
-                    "it is a list like shard=105-99",
-                )),
-                false => Ok((name.to_owned(), cursor)),
+                true => Err(bad()),
+                false => Ok((name.to_owned(), reached)),
             }
-        });
-        Ok(Checkpoint(shards.collect::<Result<_, _>>()?))
+        };
+        let shards = text.split(',').filter(|shard| !shard.is_empty());
+        Ok(Checkpoint(shards.map(shard).collect::<Result<_, _>>()?))
     }
 }
 
@@ -137,6 +158,8 @@ pub struct Subscription {
 struct Told {
     item: Option<Result<WatchItem, Error>>,
     seen: Option<(Arc<str>, Mark)>,
+    /// The slots of all shards, where they are others now.
+    slots: Option<BTreeMap<Arc<str>, Ranges>>,
 }
 
 impl Subscription {
@@ -163,8 +186,19 @@ impl Stream for Subscription {
             if let Some((shard, mark)) = told.seen {
                 let shards = &mut self.checkpoint.0;
                 match shards.get_mut(&*shard) {
-                    Some(cursor) => *cursor = Cursor(mark),
-                    None => drop(shards.insert(shard.to_string(), Cursor(mark))),
+                    Some(reached) => reached.cursor = Cursor(mark),
+                    None => {
+                        let reached = Reached {
+                            cursor: Cursor(mark),
+                            slots: vec![],
+                        };
+                        shards.insert(shard.to_string(), reached);
+                    }
+                }
+            }
+            if let Some(mut slots) = told.slots {
+                for (shard, reached) in &mut self.checkpoint.0 {
+                    reached.slots = slots.remove(&**shard).unwrap_or_default();
                 }
             }
             if let Some(item) = told.item {
@@ -279,9 +313,7 @@ impl Client {
             phase: watch::Sender::new(Phase::Starts),
             looked: watch::Sender::new(0),
             trouble: Arc::default(),
-            holds: HashMap::new(),
-            held: 0,
-            recent: Recent::default(),
+            order: Order::default(),
             starting: HashSet::new(),
             listing: HashSet::new(),
         };
@@ -394,8 +426,8 @@ enum Answer {
     Listed(ShardId),
     Events(ShardId, Vec<KeyEvent>, Mark),
     Gap(Gap),
-    /// The log is at least as long as this.
-    End(ShardId, Version),
+    /// To the question of this number: the log is at least as long as this.
+    End(ShardId, u64, Version),
     Nodes(Vec<Node>),
     Failed(Error),
 }
@@ -472,9 +504,27 @@ impl Asker {
         self.ask(&move |node: &Client| node.call(&range)).await
     }
 
-    /// Where the log ends.
+    /// Where the log ends, by the word of the master: what a replica has heard of it may be less.
     async fn end(&mut self, want: &Want) -> Result<Mark, Stop> {
-        Ok(self.watch(want.watch(None)).await?.cursor)
+        let watch = want.watch(None);
+        let of_a_cluster = self.client.is_of_a_cluster();
+        self.ask(&move |node: &Client| {
+            let (node, watch) = (node.clone(), watch.clone());
+            Box::pin(async move {
+                // Asked before: one that becomes a replica after this keeps what it has.
+                if of_a_cluster
+                    && !node
+                        .cluster_nodes()
+                        .await?
+                        .iter()
+                        .any(Node::is_master_itself)
+                {
+                    return Err(Error::Protocol("it is no master any more".to_owned()));
+                }
+                Ok(node.call(&watch).await?.cursor)
+            }) as BoxFuture<'_, _>
+        })
+        .await
     }
 }
 
@@ -733,47 +783,6 @@ impl Reader {
 struct Followed {
     name: Arc<str>,
     node: watch::Sender<Option<Address>>,
-    /// Its log has been put together up to here.
-    read_to: Mark,
-    /// Events of it that are held back, and where it had come to before the first of them.
-    held: usize,
-    held_since: Option<Mark>,
-}
-
-/// A slot that came to another shard: what that one tells of it waits.
-struct Hold {
-    /// For this one's log,
-    from: ShardId,
-    /// to be read to here, once that is known.
-    until: Option<Version>,
-    waits: VecDeque<(ShardId, KeyEvent)>,
-}
-
-/// The versions that were told last.
-#[derive(Default)]
-struct Recent {
-    versions: HashMap<Vec<u8>, Version>,
-    order: VecDeque<Vec<u8>>,
-}
-
-impl Recent {
-    fn note(&mut self, event: &KeyEvent) {
-        let Some(key) = &event.key else { return };
-        if self.versions.insert(key.clone(), event.version).is_some() {
-            return;
-        }
-        self.order.push_back(key.clone());
-        if self.order.len() > RECENT {
-            if let Some(oldest) = self.order.pop_front() {
-                self.versions.remove(&oldest);
-            }
-        }
-    }
-
-    fn has(&self, event: &KeyEvent) -> bool {
-        let told = event.key.as_ref().and_then(|key| self.versions.get(key));
-        told.is_some_and(|version| *version >= event.version)
-    }
 }
 
 /// Puts together what readers say.
@@ -788,9 +797,7 @@ struct Collector {
     phase: watch::Sender<Phase>,
     looked: watch::Sender<u64>,
     trouble: Arc<Notify>,
-    holds: HashMap<Slot, Hold>,
-    held: usize,
-    recent: Recent,
+    order: Order,
     /// Shards that do not know yet where they begin, and those that list their keys.
     starting: HashSet<ShardId>,
     listing: HashSet<ShardId>,
@@ -808,19 +815,27 @@ impl Collector {
             let nodes = self.client.cluster_nodes().await?;
             self.topology.learn(&nodes);
         }
-        for (name, cursor) in checkpoint.iter().flat_map(|c| &c.0) {
+        let mut owned = HashMap::new();
+        for (name, reached) in checkpoint.iter().flat_map(|c| &c.0) {
             let shard = match self.client.is_of_a_cluster() {
                 true => self.topology.shard_of(name),
                 false => (name == SERVER).then_some(0),
             };
             match shard {
-                Some(shard) => drop(starts.insert(shard, cursor.0)),
+                Some(shard) => drop(starts.insert(shard, reached.cursor.0)),
                 None => missing.push(Gap {
                     shard: name.clone(),
                     cause: GapCause::Unreachable,
-                    since: cursor.0.at,
+                    since: reached.cursor.0.at,
                     caught_up: false,
                 }),
+            }
+            for (first, last) in &reached.slots {
+                owned.extend(
+                    (*first..=*last)
+                        .filter_map(Slot::new)
+                        .map(|slot| (slot, shard)),
+                );
             }
         }
         let start = |shard: ShardId| match (starts.get(&shard), checkpoint) {
@@ -833,12 +848,25 @@ impl Collector {
             for shard in 0..self.topology.shards.len() {
                 self.follow(start(shard));
             }
+            self.compare(&owned);
             let scout = scout(self.client.clone(), self.to.clone(), self.trouble.clone());
             self.tasks.spawn(scout);
         } else {
             self.read(SERVER.into(), None, start(0));
         }
         Ok(missing)
+    }
+
+    /// Compares the slots' shards that a checkpoint knew with those of now. One that says nothing of slots was made by
+    /// hand.
+    fn compare(&mut self, owned: &HashMap<Slot, Option<ShardId>>) {
+        let slots = (0..SLOTS).filter_map(Slot::new);
+        for slot in slots.filter(|_| !owned.is_empty()) {
+            let was = owned.get(&slot).copied().flatten();
+            if let Some(now) = self.topology.owner(slot).filter(|now| Some(*now) != was) {
+                self.order.may_have_moved(slot, was, now);
+            }
+        }
     }
 
     /// Begins to read the next shard of the topology.
@@ -867,13 +895,8 @@ impl Collector {
         if self.want.snapshot && matches!(start, Start::Now) {
             self.listing.insert(shard);
         }
-        self.shards.push(Followed {
-            name,
-            node,
-            read_to: Mark::default(),
-            held: 0,
-            held_since: None,
-        });
+        self.shards.push(Followed { name, node });
+        self.order.follow();
     }
 
     fn asker(&self, node: &watch::Sender<Option<Address>>) -> Asker {
@@ -924,17 +947,30 @@ impl Collector {
     }
 
     fn ready(&mut self, shard: ShardId, at: Mark) {
-        self.shards[shard].read_to = at;
+        self.order.read(shard, at);
         self.starting.remove(&shard);
     }
 
     fn checkpoint(&self) -> Checkpoint {
-        let shards = self.shards.iter();
-        Checkpoint(
-            shards
-                .map(|s| (s.name.to_string(), Cursor(s.read_to)))
-                .collect(),
-        )
+        let mut slots = self.slots();
+        let reached = |(shard, followed): (ShardId, &Followed)| {
+            let reached = Reached {
+                cursor: Cursor(self.order.read_to(shard)),
+                slots: slots.remove(&followed.name).unwrap_or_default(),
+            };
+            (followed.name.to_string(), reached)
+        };
+        Checkpoint(self.shards.iter().enumerate().map(reached).collect())
+    }
+
+    /// The slots of each shard, as the order of what was told has them.
+    fn slots(&self) -> BTreeMap<Arc<str>, Ranges> {
+        if !self.client.is_of_a_cluster() {
+            return BTreeMap::new();
+        }
+        let slots = self.order.slots(|slot| self.topology.owner(slot));
+        let named = |(shard, ranges): (ShardId, Ranges)| (self.shards[shard].name.clone(), ranges);
+        slots.into_iter().map(named).collect()
     }
 
     async fn run(mut self, mut answers: mpsc::Receiver<Answer>, missing: Vec<Gap>) {
@@ -972,24 +1008,26 @@ impl Collector {
                 for event in events {
                     self.route(shard, event).await?;
                 }
-                self.shards[shard].read_to = cursor;
-                self.release(shard).await?;
+                self.order.read(shard, cursor);
+                self.release().await?;
                 self.seen(shard).await?;
             }
             Answer::Gap(gap) => self.tell(WatchItem::Gap(gap)).await?,
-            Answer::End(shard, at) => {
-                let holds = self.holds.values_mut();
-                for hold in holds.filter(|hold| hold.from == shard && hold.until.is_none()) {
-                    hold.until = Some(at);
-                }
-                self.release(shard).await?;
+            Answer::End(shard, number, at) => {
+                self.order.ends(shard, number, at);
+                self.release().await?;
             }
             Answer::Nodes(nodes) => self.learn(&nodes),
             Answer::Failed(error) => {
                 let item = Some(Err(error));
-                let _ = self.out.send(Told { item, seen: None }).await;
+                let _ = self.say(item, None, None).await;
                 return Err(Gone);
             }
+        }
+        self.ask_ends();
+        if self.order.has_changed() {
+            let slots = Some(self.slots());
+            self.say(None, None, slots).await?;
         }
         Ok(())
     }
@@ -1011,139 +1049,89 @@ impl Collector {
                 moved
             });
         }
-        let from: HashSet<ShardId> = moved.iter().map(|moved| moved.from).collect();
         for moved in moved {
-            let hold = || Hold {
-                from: moved.from,
-                until: None,
-                waits: VecDeque::new(),
-            };
-            self.holds.entry(moved.slot).or_insert_with(hold);
-        }
-        for shard in from {
-            self.ask_end(shard);
+            if let Some(to) = self.topology.owner(moved.slot) {
+                self.order.moved(moved.slot, moved.from, to);
+            }
         }
         self.looked.send_modify(|looked| *looked += 1);
     }
 
-    /// Has somebody look where the log of a shard ends now.
-    fn ask_end(&mut self, shard: ShardId) {
-        let (mut asker, want) = (self.asker(&self.shards[shard].node), self.want.clone());
-        let to = self.to.clone();
-        self.tasks.spawn(async move {
-            let said = match asker.end(&want).await {
-                Ok(end) => Answer::End(shard, end.at),
-                Err(Stop(Some(error))) => Answer::Failed(error),
-                Err(Stop(None)) => return,
-            };
-            let _ = to.send(said).await;
-        });
+    /// Has somebody look where the logs end now of which that is asked.
+    fn ask_ends(&mut self) {
+        for (shard, number) in self.order.take_questions() {
+            let (mut asker, want) = (self.asker(&self.shards[shard].node), self.want.clone());
+            let to = self.to.clone();
+            self.tasks.spawn(async move {
+                let said = match asker.end(&want).await {
+                    Ok(end) => Answer::End(shard, number, end.at),
+                    Err(Stop(Some(error))) => Answer::Failed(error),
+                    Err(Stop(None)) => return,
+                };
+                let _ = to.send(said).await;
+            });
+        }
         // Those that are done with are not kept.
         while self.tasks.try_join_next().is_some() {}
     }
 
     /// Tells an event, or lets it wait.
     async fn route(&mut self, shard: ShardId, event: KeyEvent) -> Result<(), Gone> {
-        let (Some(key), true) = (&event.key, self.client.is_of_a_cluster()) else {
+        if !self.client.is_of_a_cluster() {
             return self.tell(WatchItem::Event(event)).await;
-        };
-        // It lives on elsewhere.
-        if event.event == Event::Left {
-            return Ok(());
         }
-        let slot = Slot::for_key(key);
-        let owner = self.topology.owner(slot).unwrap_or(shard);
-        if !self.holds.contains_key(&slot) && owner != shard {
-            self.holds.insert(
-                slot,
-                Hold {
-                    from: owner,
-                    until: None,
-                    waits: VecDeque::new(),
-                },
-            );
-            self.ask_end(owner);
-        }
-        let hold = self.holds.get_mut(&slot).filter(|hold| hold.from != shard);
-        let Some(hold) = hold else {
-            self.recent.note(&event);
-            return self.tell(WatchItem::Event(event)).await;
-        };
-        hold.waits.push_back((shard, event));
-        let from = hold.from;
-        let followed = &mut self.shards[shard];
-        let before = followed.read_to;
-        followed.held += 1;
-        followed.held_since.get_or_insert(before);
-        self.held += 1;
-        if self.held > HELD_MAX {
-            // It does not come, and memory is not without bound.
-            let gap = Gap {
-                shard: self.shards[from].name.to_string(),
-                cause: GapCause::Unreachable,
-                since: self.shards[from].read_to.at,
-                caught_up: false,
-            };
-            self.tell(WatchItem::Gap(gap)).await?;
-            let of = self.holds.iter().filter(|(_, hold)| hold.from == from);
-            let of: Vec<Slot> = of.map(|(slot, _)| *slot).collect();
-            self.let_go(of).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells what waited for a log that has been read far enough.
-    async fn release(&mut self, shard: ShardId) -> Result<(), Gone> {
-        if self.holds.is_empty() {
-            return Ok(());
-        }
-        let at = self.shards[shard].read_to.at;
-        let read = |hold: &Hold| hold.from == shard && hold.until.is_some_and(|until| at >= until);
-        let over = self.holds.iter().filter(|(_, hold)| read(hold));
-        let over: Vec<Slot> = over.map(|(slot, _)| *slot).collect();
-        self.let_go(over).await
-    }
-
-    async fn let_go(&mut self, slots: Vec<Slot>) -> Result<(), Gone> {
-        let mut told = HashSet::new();
-        for slot in slots {
-            let Some(hold) = self.holds.remove(&slot) else {
-                continue;
-            };
-            for (shard, event) in hold.waits {
-                self.held -= 1;
-                self.shards[shard].held -= 1;
-                told.insert(shard);
-                // It came with its slot: that is no news.
-                if event.event == Event::Restored && self.recent.has(&event) {
-                    continue;
+        let slot = event.key.as_ref().map(Slot::for_key);
+        let owner = slot.and_then(|slot| self.topology.owner(slot));
+        match self.order.take(shard, event, owner) {
+            Turn::Now(event) => self.tell(WatchItem::Event(event)).await,
+            Turn::Later => Ok(()),
+            // What they have does not come, and memory is not without bound.
+            Turn::Full(shards) => {
+                for shard in &shards {
+                    let gap = Gap {
+                        shard: self.shards[*shard].name.to_string(),
+                        cause: GapCause::Unreachable,
+                        since: self.order.read_to(*shard).at,
+                        caught_up: false,
+                    };
+                    self.tell(WatchItem::Gap(gap)).await?;
                 }
-                self.recent.note(&event);
-                self.tell(WatchItem::Event(event)).await?;
+                self.order.give_up(&shards);
+                self.release().await
             }
         }
-        for shard in told {
-            if self.shards[shard].held == 0 {
-                self.shards[shard].held_since = None;
-                self.seen(shard).await?;
-            }
+    }
+
+    /// Tells what has waited long enough.
+    async fn release(&mut self) -> Result<(), Gone> {
+        let (events, shards) = self.order.release();
+        for event in events {
+            self.tell(WatchItem::Event(event)).await?;
+        }
+        for shard in shards {
+            self.seen(shard).await?;
         }
         Ok(())
     }
 
     async fn tell(&mut self, item: WatchItem) -> Result<(), Gone> {
-        let item = Some(Ok(item));
-        let sent = self.out.send(Told { item, seen: None }).await;
-        sent.map_err(|_| Gone)
+        self.say(Some(Ok(item)), None, None).await
     }
 
     /// All that a shard has said up to now was told, but for what is held back.
     async fn seen(&mut self, shard: ShardId) -> Result<(), Gone> {
-        let followed = &self.shards[shard];
-        let at = followed.held_since.unwrap_or(followed.read_to);
-        let seen = Some((followed.name.clone(), at));
-        let sent = self.out.send(Told { item: None, seen }).await;
-        sent.map_err(|_| Gone)
+        let seen = Some((self.shards[shard].name.clone(), self.order.seen(shard)));
+        self.say(None, seen, None).await
+    }
+
+    async fn say(
+        &mut self,
+        item: Option<Result<WatchItem, Error>>,
+        seen: Option<(Arc<str>, Mark)>,
+        slots: Option<BTreeMap<Arc<str>, Ranges>>,
+    ) -> Result<(), Gone> {
+        let told = Told { item, seen, slots };
+        self.out.send(told).await.map_err(|_| Gone)
     }
 }
 

@@ -12,6 +12,9 @@ use redis::cluster_routing::Slot;
 /// What the one shard of a server without a cluster is called.
 pub(crate) const SERVER: &str = "server";
 
+/// How many slots a cluster has.
+pub(crate) const SLOTS: u16 = 16_384;
+
 /// Where a server listens.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Address {
@@ -28,6 +31,15 @@ pub(crate) struct Node {
     pub master: Option<String>,
     pub epoch: u64,
     pub slots: Vec<(u16, u16)>,
+    /// It is the node that says so.
+    pub is_self: bool,
+}
+
+impl Node {
+    /// It says of itself that it is a master.
+    pub(crate) fn is_master_itself(&self) -> bool {
+        self.is_self && self.master.is_none()
+    }
 }
 
 /// The nodes of `CLUSTER NODES`, but for those without an address.
@@ -62,6 +74,7 @@ fn node(line: &str) -> Option<Node> {
         master: (!flags.contains(&"master")).then(|| master.to_owned()),
         epoch,
         slots: slots.collect(),
+        is_self: flags.contains(&"myself"),
     })
 }
 

@@ -195,6 +195,13 @@ impl Found {
     }
 }
 
+/// A replica that has its data set, and no word yet of where in its master's log that is: no position here would mean
+/// anything elsewhere.
+pub const NOT_BEGUN: Refusal = Refusal::fixed(
+    Code::Busy,
+    "this replica has not been told yet where the change log of its master is: try again, or ask the master",
+);
+
 /// Watching is off.
 pub const NO_LOG: Refusal = Refusal::fixed(
     Code::Err,

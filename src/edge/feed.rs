@@ -19,7 +19,7 @@ use maos_core::audience::Audience;
 use maos_core::event::Event;
 use maos_core::feed::{Feed, Tell};
 use maos_core::record::Record;
-use maos_core::watch::{value_of, NO_LOG};
+use maos_core::watch::{value_of, NOT_BEGUN, NO_LOG};
 use maos_core::wire::watch::{Mark, Watch, WatchReply};
 use maos_core::{Refusal, Stamp, Who};
 
@@ -535,6 +535,9 @@ fn read(
             return Err(NO_LOG);
         }
         begin(&mut w.feed);
+        if !w.feed.has_begun() {
+            return Err(NOT_BEGUN);
+        }
         let from = from.unwrap_or(w.feed.mark(w.feed.last()));
         let may_read = |key: &[u8]| reader.may_read(key);
         let found = match heard {

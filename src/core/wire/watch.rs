@@ -246,7 +246,13 @@ impl<'a> Request<'a> for Watch<'a> {
             ),
         ]],
         reply: "An array of the next cursor (a string) and an array of events, oldest first; all events of a commit are in one reply. An event is a map of type, key, version, previous (the version before; 0: there was none), author, agent, and with VALUES value, and gone (1: it is not kept any more). No events: there were none for these patterns up to the cursor.",
-        refusals: &[Code::Compacted, Code::Diverged, Code::Limit, Code::NoPerm],
+        refusals: &[
+            Code::Compacted,
+            Code::Diverged,
+            Code::Limit,
+            Code::NoPerm,
+            Code::Busy,
+        ],
         examples: "
 > MAOS.WATCH app:w:*
 < [@start, []]

@@ -452,6 +452,36 @@ fn whoever_comes_too_late_is_told_from_where_it_can_go_on() {
     );
 }
 
+/// Where nothing is known of the master's log there is no place in it: nobody is given one, nor told that theirs is lost.
+#[test]
+fn a_replica_that_was_not_told_where_the_log_is_says_so() {
+    let master = Server::with(&[("maos.changes-max-bytes", "0")]);
+    let replica = Server::start();
+    let there = &mut replica.conn();
+    cmd!(there, "REPLICAOF", "127.0.0.1", master.port().to_string()).ok();
+    wait_synced(&master, &replica);
+    for watch in [
+        "MAOS.WATCH *",
+        "MAOS.WATCH * SINCE 5",
+        "MAOS.WATCH * SINCE 5-3 BLOCK 1",
+    ] {
+        let reply = there.run(watch);
+        assert_eq!(reply.code(), "BUSY", "{watch}: {reply}");
+    }
+    master
+        .conn()
+        .run("CONFIG SET maos.changes-max-bytes 1mb")
+        .ok();
+    eventually(PATIENCE, "the replica is told", || {
+        !there.run("MAOS.WATCH *").is_err()
+    });
+    let from = now(there);
+    master.conn().run("MAOS.SET k v").int();
+    wait_synced(&master, &replica);
+    let told = there.run(&format!("MAOS.WATCH * SINCE {from}"));
+    assert_eq!(words(&told), ["created k"], "{told}");
+}
+
 /// A cursor that the old master gave out goes on at the new one, if what it saw came there; else it is told so, and
 /// from where.
 #[test]
