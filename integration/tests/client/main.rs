@@ -5,6 +5,7 @@ mod harness;
 
 mod backup_files;
 mod backups;
+mod chains;
 mod cluster;
 mod conflicts;
 mod edges;

@@ -562,7 +562,7 @@ pub enum Backup {
     },
     /// Read a backup to its last byte and show what is in it
     ///
-    /// A server reads those that it goes on from as well; a file is read by itself.
+    /// And those that it goes on from: of a file they are looked for beside it.
     Verify {
         /// An id: the server reads it; anything else is a file, which is read here
         #[arg(value_name = "ID|FILE")]
@@ -606,17 +606,18 @@ pub enum Backup {
     },
     /// Show what the beginning of a file says, which needs no key
     ///
-    /// Nor does it prove anything: whether it is true, `verify` finds out.
+    /// And whether the backup that it goes on from is beside it. None of it is proven: whether it is true,
+    /// `verify` finds out.
     Show {
         /// The file
         file: PathBuf,
     },
     /// Write the keys in a file as NDJSON, in the lines of `maosctl import`
     ///
-    /// Each key as it was, or with --history all its versions, the oldest first; keys that were
-    /// deleted say so; locks, and what a file does not hold because the backup before it does, are
-    /// left out. Nothing is written before all of the file has been found
-    /// to be whole. The lines are not encrypted.
+    /// Each key as it was at the instant of the backup, or with --history all its versions, the oldest
+    /// first; keys that were deleted say so; locks are left out. What did not change since the backup that
+    /// it goes on from is found there, beside the file. Nothing is written before all of them have been
+    /// found to be whole. The lines are not encrypted.
     #[command(after_help = LINES)]
     Export {
         /// The file

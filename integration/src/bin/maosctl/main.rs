@@ -1,6 +1,7 @@
 //! `maosctl`: the state store on the command line. `maosctl --help` is its manual.
 
 mod backup;
+mod chain;
 mod cli;
 mod file;
 mod line;
@@ -26,6 +27,7 @@ use serde_json::{json, Map, Value};
 
 use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
 use maos_core::codec::backup::BackupError;
+use maos_core::codec::chain::ChainError;
 use show::Show;
 
 /// How it ended, as the exit code says it.
@@ -54,8 +56,8 @@ enum Failure {
         written: u64,
         why: Box<Failure>,
     },
-    /// The file of a backup.
-    Backup(BackupError),
+    /// The file of a backup, or one that it goes on from.
+    Backup(ChainError),
     /// A job that did not come to its end.
     Job(String),
     /// One of several nodes.
@@ -76,7 +78,7 @@ impl Failure {
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => End::Done,
             Failure::Output(_) => End::Usage,
             Failure::Line { why, .. } | Failure::Node { why, .. } => why.end(),
-            Failure::Backup(BackupError::Io(_)) => End::Usage,
+            Failure::Backup(error) if is_io(error) => End::Usage,
             Failure::Backup(_) | Failure::Job(_) => End::Refused,
         }
     }
@@ -86,7 +88,7 @@ impl Failure {
             Failure::Client(Error::Refused(refusal)) => json!(refusal.code.word()),
             Failure::Client(Error::Server { word, .. }) => json!(word),
             Failure::Line { why, .. } | Failure::Node { why, .. } => why.code(),
-            Failure::Backup(BackupError::Io(_)) => Value::Null,
+            Failure::Backup(error) if is_io(error) => Value::Null,
             Failure::Backup(_) => json!(Code::BadBackup.word()),
             _ => Value::Null,
         }
@@ -102,7 +104,12 @@ impl fmt::Display for Failure {
             Failure::Line { line, written, why } => {
                 write!(f, "line {line}: {why} ({written} other lines were written)")
             }
-            Failure::Backup(error @ BackupError::NoKey { .. }) => {
+            Failure::Backup(
+                error @ ChainError::Link {
+                    why: BackupError::NoKey { .. },
+                    ..
+                },
+            ) => {
                 write!(f, "{error} (--key-file, or the variable {})", file::KEYS)
             }
             Failure::Backup(error) => error.fmt(f),
@@ -112,15 +119,32 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The system failed, and not the backup.
+fn is_io(error: &ChainError) -> bool {
+    matches!(
+        error,
+        ChainError::Link {
+            why: BackupError::Io(_),
+            ..
+        }
+    )
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Client(error)
     }
 }
 
-impl From<BackupError> for Failure {
-    fn from(error: BackupError) -> Failure {
+impl From<ChainError> for Failure {
+    fn from(error: ChainError) -> Failure {
         Failure::Backup(error)
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(why: BackupError) -> Failure {
+        Failure::Backup(ChainError::Link { parent: None, why })
     }
 }
 
