@@ -8,6 +8,7 @@ mod backups;
 mod chains;
 mod cluster;
 mod conflicts;
+mod drills;
 mod edges;
 mod locks;
 mod lost;

@@ -139,6 +139,11 @@ impl Chain {
         &self.heads.found()[0]
     }
 
+    /// What each link says of itself, the newest first.
+    pub fn heads(&self) -> &[Head] {
+        self.heads.found()
+    }
+
     /// Its files, the newest first.
     pub fn links(&self) -> &[Link] {
         &self.links

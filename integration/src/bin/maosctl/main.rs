@@ -3,6 +3,8 @@
 mod backup;
 mod chain;
 mod cli;
+mod compare;
+mod drill;
 mod file;
 mod line;
 mod lock;
@@ -39,6 +41,7 @@ enum End {
     Lost = 3,
     Refused = 4,
     Connection = 5,
+    Differs = 6,
 }
 
 /// Why it could not be done.
@@ -60,6 +63,8 @@ enum Failure {
     Backup(ChainError),
     /// A job that did not come to its end.
     Job(String),
+    /// A server of our own that did not start, or ended.
+    Private(String),
     /// One of several nodes.
     Node { address: String, why: Box<Failure> },
 }
@@ -73,6 +78,7 @@ impl Failure {
                 Error::Transport { .. } | Error::Protocol(_) => End::Connection,
                 _ => End::Usage,
             },
+            Failure::Private(_) => End::Connection,
             Failure::Input(_) => End::Usage,
             // Whoever read our output has seen enough.
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => End::Done,
@@ -113,7 +119,7 @@ impl fmt::Display for Failure {
                 write!(f, "{error} (--key-file, or the variable {})", file::KEYS)
             }
             Failure::Backup(error) => error.fmt(f),
-            Failure::Job(text) => f.write_str(text),
+            Failure::Job(text) | Failure::Private(text) => f.write_str(text),
             Failure::Node { address, why } => write!(f, "{address}: {why}"),
         }
     }
@@ -212,6 +218,9 @@ fn settings(global: &Global) -> Result<Config, Error> {
 }
 
 async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
+    if let Command::Backup(cli::Backup::Drill(args)) = &cli.command {
+        return drill::run(show, args).await;
+    }
     if let Command::Backup(what) = &cli.command {
         if let Some(end) = file::run(show, what)? {
             return Ok(end);
