@@ -7,9 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use maos_core::codec::backup::{Content, Entry, Head, Sealer, Writer};
-use maos_core::codec::v1::{encode_definition, encode_record};
+use maos_core::codec::v1::{decode_record, encode_definition, encode_record, Bounds};
 use maos_core::model::Model;
-use maos_core::Stamp;
+use maos_core::restored::Restored;
+use maos_core::{Interner, Stamp};
 use serde_json::{json, Value};
 
 use crate::chains::{chain, id_of, make, object, put_keys, server, text, ONE, TWO};
@@ -356,6 +357,36 @@ fn what_the_server_holds_otherwise_is_named_and_fails() {
         "{out}"
     );
     assert!(err.contains("3 keys differ"), "{err}");
+    place.is_clean(true);
+}
+
+/// Where a key goes whose time is over while others come back, the server gives these a version on top: they may have been
+/// seen here. That it is told is shown by what the server is given instead of the backup.
+#[test]
+fn a_version_on_top_of_what_was_backed_up_is_no_difference() {
+    let mut place = Place::new();
+    let lines = ["MAOS.SET k 1 BY me", "MAOS.SET same 1"];
+    let on_top = |entry: &mut Entry<'_>, bytes: &mut Vec<u8>| {
+        if entry.key == b"k" {
+            let interner = &mut Interner::default();
+            let (mut record, _) = decode_record(bytes, Bounds::HARD, interner).unwrap();
+            let was = record.current().stamp();
+            let now = Stamp(was.0 + 5);
+            Restored { was, now }.apply(&mut record);
+            bytes.clear();
+            encode_record(&record, None, bytes);
+        }
+    };
+    let said = place.put("said", &file(&lines, false, as_it_is));
+    let holds = place.put("holds", &file(&lines, false, on_top));
+    let there = format!("backups/made-{}.maosbackup", "07".repeat(16));
+    place.before = format!("rm {there}; cp {holds} {there}");
+    let done = place.fine(&[&said]);
+    assert_eq!((&done["renewed"], &done["keys"]), (&json!(1), &json!(2)));
+    // The other way round it would be one that was lost.
+    place.before = format!("rm {there}; cp {said} {there}");
+    let (done, _) = place.drill(6, &[&holds]);
+    assert_eq!((&done["other"], &done["renewed"]), (&json!(1), &json!(0)));
     place.is_clean(true);
 }
 

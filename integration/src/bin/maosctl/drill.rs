@@ -61,7 +61,7 @@ pub async fn run(show: Show, args: &DrillArgs) -> Result<End, Failure> {
     match end {
         Ok(end) => end,
         Err(signal) => {
-            eprintln!("maosctl: the drill was interrupted; its server is gone");
+            eprintln!("maosctl: the drill was interrupted; nothing of it is left");
             // A file may still be read in a thread, which nobody has to wait for.
             std::process::exit(128 + signal)
         }
