@@ -235,6 +235,17 @@ fn a_chain_is_verified_and_exported_as_the_full_backup_of_its_moment() {
         fs::copy(newest, &other).unwrap();
         let other = object(0, &["verify", other.to_str().unwrap()], keys);
         assert_eq!(other["links"], 3);
+        // Of a link it is what that leads to.
+        let elsewhere = server.dir().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let link = elsewhere.join("link");
+        std::os::unix::fs::symlink(newest, &link).unwrap();
+        let link = link.to_str().unwrap();
+        assert_eq!(object(0, &["verify", link], keys)["links"], 3);
+        assert_eq!(
+            object(0, &["show", link], None)["parent_fault"],
+            Value::Null
+        );
     }
 }
 
@@ -317,4 +328,33 @@ fn what_a_link_is_that_is_missing_or_another_one_is_told_and_nothing_is_written(
         keys,
     );
     assert!(out.exists());
+}
+
+#[test]
+fn a_link_that_nothing_is_needed_of_has_to_be_good_too() {
+    let (server, _) = server(false);
+    let mut conn = server.conn();
+    let mut links: Vec<PathBuf> = vec![];
+    for link in 0..3 {
+        conn.run(&format!("MAOS.SET k value-{link}")).int();
+        let since = links.last().map(|last| format!("SINCE {}", id_of(last)));
+        links.push(make(&server, "link", &since.unwrap_or_default()));
+    }
+    let file = links[2].to_str().unwrap();
+    assert_eq!(object(0, &["verify", file], None)["unchanged"], 0);
+    for link in &links[..2] {
+        let whole = fs::read(link).unwrap();
+        let mut bad = whole.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        fs::write(link, bad).unwrap();
+        for command in ["verify", "export", "drill"] {
+            let told = refused(&[command, file], None);
+            assert!(
+                told.contains(&id_of(link)) && told.contains("damaged"),
+                "{told}"
+            );
+        }
+        fs::write(link, whole).unwrap();
+    }
+    expect(0, &["export", file], None);
 }

@@ -104,10 +104,10 @@ fn the_newest_wins_and_what_is_not_named_is_gone() {
     let one = link(
         1,
         &[
+            ("app:gone", Holds("g1"), None),
             ("app:a", Holds("a1"), None),
             ("app:b", Holds("b1"), Some(5)),
             ("app:c", Holds("c1"), None),
-            ("app:gone", Holds("g1"), None),
             ("app:again", Holds("x1"), None),
         ],
     );

@@ -33,13 +33,9 @@ pub struct Chain {
     ring: Option<Keyring>,
 }
 
-/// The directory that a file lies in.
-fn beside(path: &Path) -> &Path {
-    let dir = path.parent().unwrap_or(Path::new(""));
-    match dir.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => dir,
-    }
+/// The files beside one.
+fn files_beside(path: &Path) -> Result<HashMap<BackupId, PathBuf>, Failure> {
+    files_in(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// The files that are called as backups are, by the ids in their names. Of two of one id the first by its name.
@@ -80,7 +76,9 @@ pub fn parent_of(path: &Path, head: &Head) -> Result<Option<Parent>, Failure> {
     let Some(id) = heads.wanted() else {
         return Ok(None);
     };
-    let Some(found) = files_in(beside(path))?.remove(&id) else {
+    // Of a link it is what that leads to.
+    let path = fs::canonicalize(path).map_err(cannot("read", path))?;
+    let Some(found) = files_beside(&path)?.remove(&id) else {
         return Ok(Some(Parent::Not(ChainError::Missing(id))));
     };
     let (file, _) = open(&found)?;
@@ -106,8 +104,10 @@ impl Chain {
         let (head, key) = (read.head().clone(), read.key_id().map(str::to_owned));
         drop(read);
         heads.take(head)?;
+        // Of a link it is what that leads to.
+        let path = fs::canonicalize(path).map_err(cannot("read", path))?;
         let mut links = vec![Link {
-            path: path.to_owned(),
+            path: path.clone(),
             file: first,
             size: found.len(),
             key,
@@ -115,7 +115,7 @@ impl Chain {
         let mut files = HashMap::new();
         while let Some(id) = heads.wanted() {
             if links.len() == 1 {
-                files = files_in(beside(path))?;
+                files = files_beside(&path)?;
             }
             let path = files.remove(&id).ok_or(ChainError::Missing(id))?;
             let (file, found) = open(&path)?;

@@ -166,17 +166,16 @@ fn read(chain: &Chain, bar: &ProgressBar) -> Result<Said, Failure> {
 /// The file that is meant.
 fn file_of(args: &DrillArgs) -> Result<PathBuf, Failure> {
     let Some(id) = id_of(&args.what) else {
-        return fs::canonicalize(&args.what).map_err(cannot("read", &args.what));
+        return Ok(args.what.clone());
     };
     let dir = given(args.dir.as_deref(), DIR).unwrap_or_else(|| ".".into());
-    let found = files_in(&dir)?.remove(&id).ok_or_else(|| {
+    files_in(&dir)?.remove(&id).ok_or_else(|| {
         let dir = dir.display();
         let text = format!(
             "there is no backup {id} in {dir}: say where it is (--dir, or the variable {DIR})"
         );
         Failure::Input(text)
-    })?;
-    fs::canonicalize(&found).map_err(cannot("read", &found))
+    })
 }
 
 /// What was said on the command line, or in the environment.
