@@ -263,6 +263,43 @@ fn a_backup_is_found_by_its_id_where_it_is_said_to_be() {
     place.is_clean(false);
 }
 
+#[test]
+fn the_module_lies_beside_the_tool_and_the_server_is_where_it_is_said_to_be() {
+    let place = Place::new();
+    let made = place.put("made", &file(&["MAOS.SET k v"], false, as_it_is));
+    let (tool, library) = (place.dir.join("maosctl"), module_path());
+    fs::hard_link(env!("CARGO_BIN_EXE_maosctl"), &tool).unwrap();
+    let begin = || {
+        // Its script, its directory.
+        place.tool(&[]);
+        let mut begin = Command::new(&tool);
+        begin
+            .env("TMPDIR", place.tmp())
+            .env_remove("MAOS_MODULE")
+            .env_remove("MAOS_SERVER")
+            .current_dir(&place.dir)
+            .args(["--json", "backup", "drill", &made]);
+        begin
+    };
+    let server = ["--server", "./server"];
+    let output = begin().args(server).output().unwrap();
+    let (_, err) = place.ended(2, &[], output);
+    assert!(err.contains("say where the module is: --module"), "{err}");
+    place.is_clean(false);
+    fs::hard_link(&library, place.dir.join(library.file_name().unwrap())).unwrap();
+    let output = begin().args(server).output().unwrap();
+    assert_eq!(place.ended(0, &[], output).0["same"], true);
+    place.is_clean(true);
+    // What is said goes before what is there.
+    let mut tool = begin();
+    tool.env("MAOS_MODULE", "/none/env.so").args(server);
+    let (_, err) = place.ended(2, &[], tool.output().unwrap());
+    assert!(err.contains("/none/env.so"), "{err}");
+    tool.args(["--module", library.to_str().unwrap()]);
+    place.ended(0, &[], tool.output().unwrap());
+    place.is_clean(true);
+}
+
 /// A backup that the core makes: what comes of a conversation, changed.
 fn file(
     lines: &[&str],
@@ -556,9 +593,11 @@ fn a_server_that_does_not_come_up_is_told_and_nothing_is_left() {
     let (_, err) = place.drill(2, &[&made, "--module", "/none/libmaos.so"]);
     assert!(err.contains("cannot read /none/libmaos.so"), "{err}");
     place.is_clean(false);
-    let (_, err) = place.drill(5, &[&made, "--server", "/none/redis-server"]);
-    assert!(err.contains("cannot run /none/redis-server"), "{err}");
-    place.is_clean(false);
+    for (code, server) in [(2, "/none/redis-server"), (5, "no-redis-server")] {
+        let (_, err) = place.drill(code, &[&made, "--server", server]);
+        assert!(err.contains(&format!("cannot run {server}")), "{err}");
+        place.is_clean(false);
+    }
     // No module.
     let text = place.put("text", b"text");
     let (_, err) = place.drill(5, &[&made, "--module", &text]);

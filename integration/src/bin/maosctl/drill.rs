@@ -199,6 +199,18 @@ fn module(args: &DrillArgs) -> Result<PathBuf, Failure> {
     fs::canonicalize(&found).map_err(cannot("read", &found))
 }
 
+/// The server's program: as it was said, or the one on the PATH.
+fn server(args: &DrillArgs) -> Result<PathBuf, Failure> {
+    let Some(said) = given(args.server.as_deref(), SERVER) else {
+        return Ok("redis-server".into());
+    };
+    // A path is one from here, and not from the directory that it is started in.
+    match said.components().count() {
+        1 => Ok(said),
+        _ => fs::canonicalize(&said).map_err(cannot("run", &said)),
+    }
+}
+
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
@@ -371,7 +383,7 @@ impl Private {
         if let Some(keys) = &keys {
             text += &format!("maos.backup-key-file {}\n", quoted(keys)?);
         }
-        let server = given(args.server.as_deref(), SERVER).unwrap_or_else(|| "redis-server".into());
+        let server = server(args)?;
         let mut last = String::new();
         for _ in 0..TRIES {
             let port = free_port()?;
