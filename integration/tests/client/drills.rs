@@ -1,7 +1,7 @@
 //! Drills: a backup is restored into a private server, which is gone afterwards, whatever came of it.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -651,6 +651,44 @@ fn who_interrupts_a_drill_leaves_nothing() {
         assert!(err.contains("interrupted"), "{err}");
         place.is_clean(true);
     }
+}
+
+#[test]
+fn files_get_another_name_or_are_copied_to_another_file_system() {
+    let mut place = Place::new();
+    // More than is copied at once.
+    let mut state = 1u64;
+    let mut next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'0' + (state % 64) as u8)
+    };
+    let value: String = (0..7_000_000).map(&mut next).collect();
+    let lines = [0, 1].map(|n| format!("MAOS.SET k{n} {}", &value[n..]));
+    let lines = lines.each_ref().map(|line| &line[..]);
+    let made = place.put("made", &file(&lines, false, as_it_is));
+    let size = fs::metadata(&made).unwrap().len();
+    assert!(size > 5 << 20, "{size}");
+    let names = place.dir.join("names");
+    place.before = format!("stat -c '%h %a' backups/* > {}", names.display());
+    let seen = || fs::read_to_string(&names).unwrap();
+    place.fine(&[&made]);
+    assert!(seen().starts_with("2 "), "{}", seen());
+    let memory = Path::new("/dev/shm");
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    if device(memory).is_none_or(|other| Some(other) == device(&place.dir)) {
+        return;
+    }
+    let dir = memory.join(place.dir.file_name().unwrap());
+    fs::create_dir(&dir).unwrap();
+    let mut tool = place.tool(&[&made, "--json"]);
+    let output = tool.env("TMPDIR", &dir).output().unwrap();
+    let left = fs::read_dir(&dir).unwrap().count();
+    fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(place.ended(0, &[], output).0["same"], true);
+    assert_eq!((&seen()[..], left), ("1 600\n", 0));
+    place.is_clean(true);
 }
 
 #[test]

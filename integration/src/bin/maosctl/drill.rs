@@ -17,17 +17,18 @@ use maos_client::{
 };
 use maos_core::codec::backup::{BackupError, Entry};
 use maos_core::codec::Damaged;
+use maos_core::keyring::Keyring;
 use maos_core::wire::backup::BACKUP_ENDING;
 use maos_core::Interner;
 use serde_json::{json, Value};
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::sleep;
 
 use crate::backup::{counter, why, About};
-use crate::chain::{files_in, Chain};
+use crate::chain::{files_in, Chain, Link};
 use crate::cli::{DrillArgs, KeyArgs};
 use crate::compare::{Compared, Differs, Said};
-use crate::file::{cannot, id_of, keys_of, KEYS};
+use crate::file::{cannot, id_of, keys_of, make_private, KEYS};
 use crate::line;
 use crate::lock::fields;
 use crate::partition::{counted, exactly, printable};
@@ -47,6 +48,8 @@ const TRIES: usize = 5;
 const LOOKS: Duration = Duration::from_millis(20);
 /// So much is shown of what the private server has logged.
 const LOG_LINES: usize = 20;
+/// So much of a file is copied before it is looked whether somebody wants an end.
+const COPIED: u64 = 4 << 20;
 /// All that partitions may be given.
 const POOL: u64 = (1 << 53) - 1;
 
@@ -114,9 +117,10 @@ async fn drill(show: Show, args: &DrillArgs) -> Result<End, Failure> {
     let ring = keys_of(&args.keys)?;
     let (chain, compared, did) = aside(move || {
         let bar = ProgressBar::hidden();
-        let copy = Chain::open(&made, ring)?;
-        copy.check(&bar)?;
-        let held = read(&copy, &bar)?;
+        let held = held(&made, ring, &bar).map_err(|why| {
+            let text = "the private server's own backup of what was restored cannot be read";
+            Failure::Job(format!("{text}: {why}"))
+        })?;
         let (over, now_ms) = (&did.over, now_ms());
         let (mut compared, mut suspects) = said.compare(held, over, now_ms);
         if !suspects.is_empty() {
@@ -161,6 +165,13 @@ fn read(chain: &Chain, bar: &ProgressBar) -> Result<Said, Failure> {
         Ok(said.take(entry).map_err(damaged)?)
     })?;
     Ok(said)
+}
+
+/// What the private server holds, by the backup that it has made of it.
+fn held(made: &Path, ring: Option<Keyring>, bar: &ProgressBar) -> Result<Said, Failure> {
+    let chain = Chain::open(made, ring)?;
+    chain.check(bar)?;
+    read(&chain, bar)
 }
 
 /// The file that is meant.
@@ -315,21 +326,25 @@ fn key_file(keys: &KeyArgs, dir: &Dir) -> Result<Option<PathBuf>, Failure> {
     Ok(Some(path))
 }
 
-/// Puts a file of a backup into a directory: as another name for it, or as a copy.
-fn put(link: &crate::chain::Link, to: &Path) -> Result<(), Failure> {
-    let named = fs::hard_link(&link.path, to).is_ok();
-    if named && is_same(&link.file, to) {
-        return Ok(());
-    }
-    if named {
+/// Puts a file of a backup into a directory: as another name for it, or as a copy. Somebody may interrupt that.
+async fn put(link: &Link, to: &Path) -> Result<(), Failure> {
+    if fs::hard_link(&link.path, to).is_ok() {
+        if is_same(&link.file, to) {
+            return Ok(());
+        }
         fs::remove_file(to).map_err(cannot("write", to))?;
     }
-    let copy = || -> io::Result<()> {
-        let mut from = File::open(&link.path)?;
-        io::copy(&mut from, &mut crate::file::make_private(to)?)?;
-        Ok(())
-    };
-    copy().map_err(cannot("copy the backup to", to))
+    copy(&link.path, to)
+        .await
+        .map_err(cannot("copy the backup to", to))
+}
+
+async fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, mut to) = (File::open(from)?, make_private(to)?);
+    while io::copy(&mut (&from).take(COPIED), &mut to)? > 0 {
+        yield_now().await;
+    }
+    Ok(())
 }
 
 /// Whether a name leads to the file that is open.
@@ -355,7 +370,7 @@ impl Private {
         fs::create_dir(&backups).map_err(cannot("make", &backups))?;
         for (link, head) in chain.links().iter().zip(chain.heads()) {
             let name = format!("{}-{}{BACKUP_ENDING}", head.name, BackupId(head.id));
-            put(link, &backups.join(name))?;
+            put(link, &backups.join(name)).await?;
         }
         let password = secret()?;
         let mut text = String::new();
@@ -533,11 +548,11 @@ fn free_port() -> Result<u16, Failure> {
 /// Starts the process.
 fn begin(server: &Path, dir: &Path, config: &str, has_file: bool) -> Result<Process, Failure> {
     let path = dir.join("redis.conf");
-    let written = crate::file::make_private(&path);
+    let written = make_private(&path);
     let written = written.and_then(|mut file| file.write_all(config.as_bytes()));
     written.map_err(cannot("write", &path))?;
     let log = dir.join("server.log");
-    let file = crate::file::make_private(&log).map_err(cannot("write", &log))?;
+    let file = make_private(&log).map_err(cannot("write", &log))?;
     let beside = file.try_clone().map_err(cannot("write", &log))?;
     let mut command = Command::new(server);
     command
