@@ -1,5 +1,5 @@
-//! A backup and those that it goes on from: an incremental one names the keys that did not change, and what they hold is
-//! found in its parent, or in the parent of that. Runs in threads: nothing of the server is called.
+//! A backup and those that it goes on from, in the directory of the backups; what a chain is says `core/codec/chain.rs`. Runs
+//! in threads: nothing of the server is called.
 
 use std::fs::File;
 use std::hash::BuildHasher;
@@ -7,7 +7,8 @@ use std::io::{Seek, SeekFrom};
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
-use maos_core::codec::backup::{self, BackupError, Content, Entry, Head, Reader};
+use maos_core::codec::backup::{self, Content, Entry, Head, Reader};
+use maos_core::codec::chain::{self, of_link, ChainError, Heads};
 use maos_core::codec::v1;
 use maos_core::keyring::Keyring;
 use maos_core::record::Record;
@@ -16,18 +17,15 @@ use maos_core::{Code, Interner, Refusal, Stamp};
 
 use super::vault::{reply_of, Vault};
 
-/// A chain has at most so many links.
-const LINKS_MAX: usize = 1_000;
-
 /// One backup of a chain.
 struct Link {
     file: File,
-    head: Head,
     key: Option<Box<str>>,
 }
 
 /// A backup, and all that it goes on from: the newest first.
 pub struct Chain {
+    heads: Heads,
     links: Vec<Link>,
     ring: Option<Keyring>,
 }
@@ -50,14 +48,20 @@ impl Known {
     }
 }
 
-/// Where a key is, in its parents, and what of it is known: its version, and when it expires.
-type Needed = HashMap<(u32, Box<[u8]>), (Stamp, Option<u64>)>;
+/// Why a chain was not read to its end.
+struct Stopped(String);
+
+impl From<ChainError> for Stopped {
+    fn from(e: ChainError) -> Stopped {
+        Stopped(told(e))
+    }
+}
 
 fn bad(why: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadBackup, why.into())
 }
 
-fn told(e: BackupError) -> String {
+fn told(e: ChainError) -> String {
     e.to_string()
 }
 
@@ -74,55 +78,47 @@ impl Chain {
         may_be_plain: bool,
     ) -> Result<Chain, Refusal> {
         let mut chain = Chain {
+            heads: Heads::of(id),
             links: vec![],
             ring,
         };
         let files = vault.files();
-        let mut next = Some((id, None::<Stamp>));
-        while let Some((id, instant)) = next {
+        while let Some(id) = chain.heads.wanted() {
+            let n = chain.links.len();
             let Some(path) = files.get(&id) else {
-                return Err(match instant {
-                    None => Refusal::new(
+                return Err(match n {
+                    0 => Refusal::new(
                         Code::NotFound,
                         format!("there is no backup {id} in maos.backup-dir; MAOS.BACKUP LIST shows all"),
                     ),
-                    Some(_) => bad(format!("it goes on from the backup {id}, which is not there: without that it cannot be restored")),
+                    _ => bad(told(ChainError::Missing(id))),
                 });
             };
             let file = vault.open(path).map_err(bad)?;
-            let reader = Reader::open(&file, chain.ring.as_ref()).map_err(|e| bad(told(e)))?;
+            let reader = Reader::open(&file, chain.ring.as_ref());
+            let reader = reader.map_err(|why| bad(told(of_link(n, id, why))))?;
             if reader.key_id().is_none() && !may_be_plain {
                 return Err(bad("the backup is not encrypted, so anybody may have made it: set maos.backup-plain yes to take it all the same"));
             }
             let (head, key) = (reader.head().clone(), reader.key_id().map(Box::from));
             drop(reader);
-            if head.id != id.0 || instant.is_some_and(|at| at != head.instant) {
-                return Err(bad(format!(
-                    "the file of the backup {id} is that of another one"
-                )));
-            }
-            // Instants fall: so a chain has an end.
-            let later = |p: &backup::Parent| p.instant >= head.instant;
-            if chain.links.len() >= LINKS_MAX || head.parent.as_ref().is_some_and(later) {
-                return Err(bad(format!(
-                    "the backups that {id} goes on from make no chain"
-                )));
-            }
-            next = head.parent.map(|p| (BackupId(p.id), Some(p.instant)));
-            chain.links.push(Link { file, head, key });
+            chain.heads.take(head).map_err(|e| bad(told(e)))?;
+            chain.links.push(Link { file, key });
         }
         Ok(chain)
     }
 
     /// What the newest link says of itself.
     pub fn head(&self) -> &Head {
-        &self.links[0].head
+        &self.heads.found()[0]
     }
 
-    fn reader<'l>(&self, link: &'l Link) -> Result<Reader<&'l File>, String> {
+    fn reader(&self, n: usize) -> Result<Reader<&File>, String> {
+        let link = &self.links[n];
         let mut file = &link.file;
         file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
-        Reader::open(&link.file, self.ring.as_ref()).map_err(told)
+        let id = BackupId(self.heads.found()[n].id);
+        Reader::open(&link.file, self.ring.as_ref()).map_err(|why| told(of_link(n, id, why)))
     }
 
     /// Has `then` called with every key as it is in the newest link, whichever link has it.
@@ -133,41 +129,9 @@ impl Chain {
         &self,
         then: &mut dyn FnMut(&Entry<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        let (mut needed, mut interner) = (Needed::new(), Interner::default());
-        for (n, link) in self.links.iter().enumerate() {
-            let mut reader = self.reader(link)?;
-            while let Some(entry) = reader.next().map_err(told)? {
-                let place = |entry: &Entry<'_>| (entry.db, Box::from(entry.key));
-                match (entry.content, n) {
-                    (Content::Unchanged(stamp), 0) => {
-                        needed.insert(place(&entry), (stamp, entry.expires_ms));
-                    }
-                    (_, 0) => then(&entry)?,
-                    (Content::Record(bytes), _) if !needed.is_empty() => {
-                        let Some((stamp, expires_ms)) = needed.remove(&place(&entry)) else {
-                            continue;
-                        };
-                        if current_of(bytes, &mut interner)? != stamp {
-                            return Err("a link has another version of a key than the one that goes on from it says".into());
-                        }
-                        then(&Entry {
-                            expires_ms,
-                            ..entry
-                        })?;
-                    }
-                    _ => {}
-                }
-            }
-            if needed.is_empty() {
-                return Ok(());
-            }
-        }
-        match needed.len() {
-            0 => Ok(()),
-            n => Err(format!(
-                "the backups that it goes on from lack {n} of its keys"
-            )),
-        }
+        let open = |n| self.reader(n).map_err(Stopped);
+        let mut then = |entry: &Entry<'_>| then(entry).map_err(Stopped);
+        chain::each(self.links.len(), open, &mut then).map_err(|Stopped(why)| why)
     }
 
     /// Reads every link to its last byte, and decodes all that is in it.
@@ -175,8 +139,9 @@ impl Chain {
     /// # Errors
     /// What is wrong.
     pub fn check(&self) -> Result<(), String> {
-        for link in &self.links {
-            backup::verify(&mut self.reader(link)?).map_err(told)?;
+        for (n, head) in self.heads.found().iter().enumerate() {
+            let verified = backup::verify(&mut self.reader(n)?);
+            verified.map_err(|why| told(of_link(n, BackupId(head.id), why)))?;
         }
         Ok(())
     }
@@ -240,12 +205,4 @@ impl Chain {
         })?;
         Ok(known)
     }
-}
-
-/// The current version of an encoded record.
-fn current_of(bytes: &[u8], interner: &mut Interner) -> Result<Stamp, String> {
-    let decoded = v1::decode_record(bytes, v1::Bounds::HARD, interner);
-    decoded
-        .map(|(record, _)| record.current().stamp())
-        .map_err(|e| e.0.to_string())
 }

@@ -16,11 +16,12 @@ use foldhash::HashMap;
 use maos_core::codec::backup::{peek, BackupError, Head};
 use maos_core::keyring::{Keyring, KEYRING_MAX};
 use maos_core::refusal::Quoted;
-use maos_core::wire::backup::{is_backup_name, BackupFileReply, BackupId, BackupReply};
+use maos_core::wire::backup::{
+    id_in_file_name, id_in_name, BackupFileReply, BackupId, BackupReply, BACKUP_ENDING as ENDING,
+};
 
 use super::log;
 
-const ENDING: &str = ".maosbackup";
 const UNFINISHED: &str = ".part";
 /// The note of a restore that goes on.
 const RESTORING: &str = ".restoring";
@@ -109,7 +110,7 @@ impl Vault {
         let unfinished = |path: &Path| {
             let name = path.file_name().and_then(|n| n.to_str());
             let name = name.and_then(|n| n.strip_prefix('.')?.strip_suffix(UNFINISHED));
-            name.is_some_and(|n| name_and_id(n).is_some())
+            name.is_some_and(|n| id_in_name(n).is_some())
         };
         for path in self.paths().filter(|path| unfinished(path)) {
             let old = |file: &File| {
@@ -334,15 +335,8 @@ pub fn reply_of(head: &Head, key: Option<&str>) -> BackupReply<'static> {
     }
 }
 
-/// `NAME-ID`, taken apart.
-fn name_and_id(text: &str) -> Option<BackupId> {
-    let (name, id) = text.rsplit_once('-')?;
-    BackupId::parse(id.as_bytes()).filter(|_| is_backup_name(name.as_bytes()))
-}
-
 fn id_of(path: &Path) -> Option<BackupId> {
-    let name = path.file_name()?.to_str()?;
-    name_and_id(name.strip_suffix(ENDING)?)
+    id_in_file_name(path.file_name()?.to_str()?)
 }
 
 impl Unfinished {

@@ -5,8 +5,10 @@ mod harness;
 
 mod backup_files;
 mod backups;
+mod chains;
 mod cluster;
 mod conflicts;
+mod drills;
 mod edges;
 mod locks;
 mod lost;

@@ -4,6 +4,7 @@
 //! by golden files.
 
 pub mod backup;
+pub mod chain;
 pub mod v1;
 
 use bincode::config::{Configuration, Varint};

@@ -74,6 +74,20 @@ pub fn is_backup_name(name: &[u8]) -> bool {
     (1..=BACKUP_NAME_MAX).contains(&name.len()) && name.iter().all(plain)
 }
 
+/// How the file of a backup is called: `NAME-ID.maosbackup`.
+pub const BACKUP_ENDING: &str = ".maosbackup";
+
+/// The id in the name of the file of a backup; `None`: it is not called as one.
+pub fn id_in_file_name(name: &str) -> Option<BackupId> {
+    id_in_name(name.strip_suffix(BACKUP_ENDING)?)
+}
+
+/// The id in `NAME-ID`.
+pub fn id_in_name(text: &str) -> Option<BackupId> {
+    let (name, id) = text.rsplit_once('-')?;
+    BackupId::parse(id.as_bytes()).filter(|_| is_backup_name(name.as_bytes()))
+}
+
 fn id(c: &mut Cursor<'_, '_>) -> Result<BackupId, Refusal> {
     let text = c.bytes()?;
     BackupId::parse(text).ok_or_else(|| {

@@ -79,8 +79,8 @@ pub async fn run(client: &Client, show: Show, what: Backup) -> Result<End, Failu
             first(client, async |of| of.delete_backup(id).await).await?;
             told(show, id, "deleted")?;
         }
-        Backup::Show { .. } | Backup::Export { .. } | Backup::Rewrap { .. } => {
-            unreachable!("they need no server, and are dealt with in `file`")
+        Backup::Show { .. } | Backup::Export { .. } | Backup::Rewrap { .. } | Backup::Drill(_) => {
+            unreachable!("they need no server, and are dealt with in `file` and `drill`")
         }
     }
     Ok(End::Done)
@@ -184,7 +184,7 @@ async fn follow(
 }
 
 /// Why a job that has ended did not do what it should.
-fn why(job: &BackupJob) -> Option<Failure> {
+pub fn why(job: &BackupJob) -> Option<Failure> {
     let what = match job.kind {
         BackupJobKind::Create => "the backup",
         BackupJobKind::Rollback => "the roll-back",
@@ -213,7 +213,7 @@ fn ended(show: Show, mut failed: Vec<Failure>) -> Result<End, Failure> {
 }
 
 /// What is shown on standard error while something goes on; nothing where that is not a terminal.
-fn counter(template: &str) -> ProgressBar {
+pub fn counter(template: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

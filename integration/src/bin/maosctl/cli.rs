@@ -17,6 +17,7 @@ Exit codes:
   4  refused: the store said no, nothing was changed; or a lock was lost; or a backup is
      damaged, does not open with the keys given, or was not made or brought back
   5  connection: no server, or no answer
+  6  differs: a drill has found that a backup does not restore what it says
   `run` ends as the command that it ran
 
 Settings come from --url or --config, else from the environment:
@@ -29,6 +30,8 @@ Settings come from --url or --config, else from the environment:
   REDIS_TLS_CERT_FILE      PEM file of the client's certificate
   REDIS_TLS_KEY_FILE       PEM file of its key
   MAOS_BACKUP_ENCRYPTION_KEY  keys of backups, for commands that read a file of one
+  MAOS_BACKUP_DIR, MAOS_SERVER, MAOS_MODULE  for `backup drill`: where backups are that are
+                           named by id, the server's program, the module
 A settings file has the same in TOML: urls, cluster, [auth] username, password,
 [tls] enabled, ca_file, cert_file, key_file.
 
@@ -55,6 +58,7 @@ Examples:
   maosctl backup create nightly --wait
   maosctl backup restore 3f0c…e1 --prefix shop:task: --into old: --dry-run
   maosctl backup verify nightly-3f0c…e1.maosbackup --key-file backup.keys
+  maosctl backup drill nightly-3f0c…e1.maosbackup --key-file backup.keys
 ";
 
 /// Reads and writes versioned state: every write is kept as a version that can be read back,
@@ -562,7 +566,7 @@ pub enum Backup {
     },
     /// Read a backup to its last byte and show what is in it
     ///
-    /// A server reads those that it goes on from as well; a file is read by itself.
+    /// And those that it goes on from: of a file they are looked for beside it.
     Verify {
         /// An id: the server reads it; anything else is a file, which is read here
         #[arg(value_name = "ID|FILE")]
@@ -606,17 +610,18 @@ pub enum Backup {
     },
     /// Show what the beginning of a file says, which needs no key
     ///
-    /// Nor does it prove anything: whether it is true, `verify` finds out.
+    /// And whether the backup that it goes on from is beside it. None of it is proven: whether it is true,
+    /// `verify` finds out.
     Show {
         /// The file
         file: PathBuf,
     },
     /// Write the keys in a file as NDJSON, in the lines of `maosctl import`
     ///
-    /// Each key as it was, or with --history all its versions, the oldest first; keys that were
-    /// deleted say so; locks, and what a file does not hold because the backup before it does, are
-    /// left out. Nothing is written before all of the file has been found
-    /// to be whole. The lines are not encrypted.
+    /// Each key as it was at the instant of the backup, or with --history all its versions, the oldest
+    /// first; keys that were deleted say so; locks are left out. What did not change since the backup that
+    /// it goes on from is found there, beside the file. Nothing is written before all of them have been
+    /// found to be whole. The lines are not encrypted.
     #[command(after_help = LINES)]
     Export {
         /// The file
@@ -630,6 +635,17 @@ pub enum Backup {
         #[command(flatten)]
         keys: KeyArgs,
     },
+    /// Restore a backup into a private server, and compare what that holds then with the files
+    ///
+    /// The server is started for this alone, on a free port of 127.0.0.1, with a password, in a directory
+    /// of its own under TMPDIR, and writes nothing to the directory of the backup; it needs the memory that
+    /// the backup needs. When the drill is over, however it ends, the server and its directory are gone.
+    /// What it holds is read from a backup that it makes of it: all versions of every key with author,
+    /// metadata, expiry and deletion, the definitions of partitions, keys of the server's own types. Keys
+    /// whose time is over by now are not missed, and locks do not come back. A partition that holds more
+    /// than its quota gets more room here, and is named: elsewhere its keys would be refused.
+    /// Ends with code 6 if anything differs.
+    Drill(DrillArgs),
     /// Give a file to the active key, the first one of those given
     ///
     /// Only the envelope is made anew: what the backup holds is copied as it is, into a new file that
@@ -640,6 +656,25 @@ pub enum Backup {
         #[command(flatten)]
         keys: KeyArgs,
     },
+}
+
+/// What a drill needs.
+#[derive(Args)]
+pub struct DrillArgs {
+    /// The file, with those that it goes on from beside it; or an id, which is looked for in --dir
+    #[arg(value_name = "FILE|ID")]
+    pub what: PathBuf,
+    /// Where the backup with this id is. Otherwise MAOS_BACKUP_DIR, or here
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The server's program. Otherwise MAOS_SERVER, or redis-server
+    #[arg(long, value_name = "PROGRAM")]
+    pub server: Option<PathBuf>,
+    /// The module. Otherwise MAOS_MODULE, or the library beside this program
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
+    #[command(flatten)]
+    pub keys: KeyArgs,
 }
 
 /// Where the keys of backups are.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use maos_client::{BackupId, Version};
 use maos_core::codec::backup::{
-    peek, rewrap, sum, verify, BackupError, Content, Entry, Reader, FORMAT, LEAD_MAX, REWRAP_RANDOM,
+    peek, rewrap, BackupError, Content, Entry, Reader, FORMAT, LEAD_MAX, REWRAP_RANDOM,
 };
 use maos_core::codec::v1::{self, Bounds};
 use maos_core::codec::Damaged;
@@ -22,10 +22,11 @@ use serde_json::{json, Value};
 use zeroize::Zeroizing;
 
 use crate::backup::About;
+use crate::chain::{parent_of, Chain, Parent};
 use crate::cli::{Backup, KeyArgs};
 use crate::line::{Defined, Parts};
 use crate::lock::fields;
-use crate::partition::{counted, exactly};
+use crate::partition::{counted, exactly, printable};
 use crate::show::Show;
 use crate::transfer::Output;
 use crate::{End, Failure};
@@ -66,7 +67,7 @@ pub fn id_of(what: &Path) -> Option<BackupId> {
 // ---------------------------------------------------------------------------------------------
 
 /// The keys that were given; `None`: none were.
-fn keys_of(given: &KeyArgs) -> Result<Option<Keyring>, Failure> {
+pub fn keys_of(given: &KeyArgs) -> Result<Option<Keyring>, Failure> {
     let Some(path) = &given.key_file else {
         let Some(text) = env::var_os(KEYS) else {
             return Ok(None);
@@ -140,13 +141,13 @@ fn like(new: &File, old: &fs::Metadata) -> io::Result<()> {
     new.set_permissions(old.permissions())
 }
 
-fn cannot(what: &str, path: &Path) -> impl Fn(io::Error) -> Failure {
+pub fn cannot(what: &str, path: &Path) -> impl Fn(io::Error) -> Failure {
     let text = format!("cannot {what} {}", path.display());
     move |e| Failure::Input(format!("{text}: {e}"))
 }
 
 /// Opens a file; and how long it is.
-fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {
+pub fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {
     let file = File::open(path).map_err(cannot("read", path))?;
     let found = file.metadata().map_err(cannot("read", path))?;
     if found.is_dir() {
@@ -156,7 +157,7 @@ fn open(path: &Path) -> Result<(File, fs::Metadata), Failure> {
 }
 
 /// How far a file has been read, on standard error; nothing where that is not a terminal.
-fn progress(bytes: u64) -> ProgressBar {
+pub fn progress(bytes: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -168,10 +169,11 @@ fn progress(bytes: u64) -> ProgressBar {
     bar
 }
 
-type Source<'f> = Reader<BufReader<indicatif::ProgressBarIter<&'f File>>>;
+/// What a file is read through.
+pub type Source<'f> = Reader<BufReader<indicatif::ProgressBarIter<&'f File>>>;
 
 /// Begins to read a backup.
-fn reader<'f>(
+pub fn reader<'f>(
     file: &'f File,
     bar: &ProgressBar,
     ring: Option<&Keyring>,
@@ -192,14 +194,24 @@ fn head(show: Show, path: &Path) -> Result<(), Failure> {
     let (file, found) = open(path)?;
     let (head, key) = peek(BufReader::new(file))?;
     let about = About::of(&head, key.as_deref());
-    let parent = head.parent;
+    let parent = parent_of(path, &head)?;
     if show.json {
+        let (there, fault) = match &parent {
+            None => (None, None),
+            Some(Parent::There(path)) => (path.file_name(), None),
+            Some(Parent::Not(error)) => (None, Some(error.to_string())),
+        };
         let mut all = about.fields(show);
         all.extend(fields([
             ("format", json!(FORMAT)),
             ("made_with", json!(head.made_with)),
             ("natives", json!(head.natives)),
-            ("parent_instant", json!(parent.map(|p| p.instant.0))),
+            ("parent_instant", json!(head.parent.map(|p| p.instant.0))),
+            (
+                "parent_file",
+                json!(there.map(|name| name.to_string_lossy())),
+            ),
+            ("parent_fault", json!(fault)),
             ("size", json!(found.len())),
         ]));
         return Ok(show.object(all)?);
@@ -207,61 +219,78 @@ fn head(show: Show, path: &Path) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     about.lines(&mut out, show)?;
     let mut line = |name: &str, text: String| writeln!(out, "{name:<12}{text}");
+    match &parent {
+        None => {}
+        Some(Parent::There(path)) => {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            let of = head.parent.map(|p| show.time(p.instant));
+            let text = format!("{}, of {}", printable(name), of.unwrap_or_default());
+            line("parent", text)?;
+        }
+        Some(Parent::Not(error)) => line("parent", error.to_string())?,
+    }
     line("format", FORMAT.to_string())?;
     line("made with", head.made_with.to_string())?;
     Ok(line("size", exactly(found.len()))?)
 }
 
 fn check(show: Show, path: &Path, keys: &KeyArgs) -> Result<(), Failure> {
-    let ring = keys_of(keys)?;
-    let (file, found) = open(path)?;
-    let bar = progress(found.len());
-    let mut reader = reader(&file, &bar, ring.as_ref())?;
-    let (all, digest) = sum(&mut reader)?;
+    let chain = Chain::open(path, keys_of(keys)?)?;
+    let bar = chain.progress(2);
+    let all = chain.check(&bar)?;
+    let (mut digest, mut interner) = (0u128, Interner::default());
+    chain.each(&bar, &mut |entry| {
+        // All of it has been decoded once.
+        let one = entry.digest(&mut interner).map_err(damaged)?;
+        digest = digest.wrapping_add(one);
+        Ok(())
+    })?;
     bar.finish_and_clear();
-    let about = About::of(reader.head(), reader.key_id());
+    let (newest, links) = (&all[0], chain.links());
+    let about = About::of(chain.head(), links[0].key.as_deref());
     let digest = format!("{digest:032x}");
-    let keys_in = all.entries().saturating_sub(all.definitions);
+    let holds = Holds {
+        keys: newest.entries().saturating_sub(newest.definitions),
+        partitions: newest.definitions,
+        bytes: all.iter().map(|m| m.bytes).fold(0, u64::saturating_add),
+        newest: newest.newest,
+    };
     if show.json {
         let mut object = about.fields(show);
         object.extend(fields([
-            ("keys", json!(keys_in)),
-            ("partitions", json!(all.definitions)),
-            ("bytes", json!(all.bytes)),
-            ("newest", json!(all.newest.0)),
-            ("links", json!(1)),
+            ("keys", json!(holds.keys)),
+            ("partitions", json!(holds.partitions)),
+            ("bytes", json!(holds.bytes)),
+            ("newest", json!(holds.newest.0)),
+            ("links", json!(links.len())),
             ("digest", json!(digest)),
-            ("natives", json!(all.natives)),
-            ("unchanged", json!(all.unchanged)),
-            ("size", json!(found.len())),
+            ("natives", json!(newest.natives)),
+            ("unchanged", json!(newest.unchanged)),
+            ("size", json!(links[0].size)),
         ]));
         return Ok(show.object(object)?);
     }
     let mut out = io::stdout().lock();
     about.lines(&mut out, show)?;
-    let holds = Holds {
-        keys: keys_in,
-        partitions: all.definitions,
-        bytes: all.bytes,
-        newest: all.newest,
-    };
     holds.lines(&mut out, show)?;
     let mut line = |name: &str, text: String| writeln!(out, "{name:<12}{text}");
-    if all.natives > 0 {
+    if newest.natives > 0 {
         let what = "of the server's own types";
         line(
             "natives",
-            format!("{}, {what}", counted(all.natives, "key")),
+            format!("{}, {what}", counted(newest.natives, "key")),
         )?;
     }
-    if all.unchanged > 0 {
-        let what = "that the backup holds which it goes on from, and which was not read";
+    if links.len() > 1 {
+        let what = "that did not change, and that those hold which it goes on from";
         line(
             "unchanged",
-            format!("{}, {what}", counted(all.unchanged, "key")),
+            format!("{}, {what}", counted(newest.unchanged, "key")),
         )?;
+        let text = "together with those that it goes on from";
+        line("read", format!("{} files, {text}", links.len()))?;
     }
-    line("size", exactly(found.len()))?;
+    line("size", exactly(links[0].size))?;
     Ok(line("digest", digest)?)
 }
 
@@ -301,7 +330,6 @@ struct Exported {
     /// Keys that are only locked.
     bare: u64,
     natives: u64,
-    unchanged: u64,
 }
 
 fn export(
@@ -311,21 +339,21 @@ fn export(
     history: bool,
     keys: &KeyArgs,
 ) -> Result<(), Failure> {
-    let ring = keys_of(keys)?;
-    let (mut file, found) = open(path)?;
+    let chain = Chain::open(path, keys_of(keys)?)?;
     // Whoever reads what is written would take a part for all of it.
-    let bar = progress(found.len());
-    verify(&mut reader(&file, &bar, ring.as_ref())?)?;
-    file.seek(SeekFrom::Start(0))
-        .map_err(cannot("read", path))?;
-    bar.set_position(0);
-    let mut source = reader(&file, &bar, ring.as_ref())?;
+    let is_long = chain.links().len() > 1;
+    let bar = chain.progress(2 + u64::from(is_long));
+    chain.check(&bar)?;
+    if is_long {
+        // Each link is whole; that no key is lacking is known only now.
+        chain.each(&bar, &mut |_| Ok(()))?;
+    }
     let mut out = Output::open(output, true)?;
     let mut done = Exported::default();
     let mut interner = Interner::default();
-    while let Some(entry) = source.next()? {
-        lines_of(&entry, history, &mut interner, &mut out, &mut done)?;
-    }
+    chain.each(&bar, &mut |entry| {
+        lines_of(entry, history, &mut interner, &mut out, &mut done)
+    })?;
     out.finish()?;
     bar.finish_and_clear();
     // The lines themselves are the output; the count goes beside it.
@@ -335,13 +363,16 @@ fn export(
     for (count, what) in [
         (done.bare, "that held no more than a lock"),
         (done.natives, "of another type"),
-        (done.unchanged, "that the backup before this one holds"),
     ] {
         if count > 0 {
             eprintln!("left out: {} {what}", counted(count, "key"));
         }
     }
     Ok(())
+}
+
+fn damaged(Damaged(what): Damaged) -> BackupError {
+    BackupError::Damaged(what, 0)
 }
 
 fn lines_of(
@@ -352,11 +383,11 @@ fn lines_of(
     done: &mut Exported,
 ) -> Result<(), Failure> {
     // All of it has been decoded once.
-    let damaged = |Damaged(what)| BackupError::Damaged(what, 0);
     let unfit = |_| BackupError::Damaged("metadata that is no JSON", 0);
     match entry.content {
         Content::Native(_) => done.natives += 1,
-        Content::Unchanged(_) => done.unchanged += 1,
+        // What stands for it was found in another link.
+        Content::Unchanged(_) => {}
         Content::Definition(bytes) => {
             let defined = Defined {
                 name: entry.key.to_vec(),

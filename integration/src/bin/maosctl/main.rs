@@ -1,7 +1,10 @@
 //! `maosctl`: the state store on the command line. `maosctl --help` is its manual.
 
 mod backup;
+mod chain;
 mod cli;
+mod compare;
+mod drill;
 mod file;
 mod line;
 mod lock;
@@ -26,6 +29,7 @@ use serde_json::{json, Map, Value};
 
 use cli::{Cli, Command, ConditionArgs, Global, WriteArgs};
 use maos_core::codec::backup::BackupError;
+use maos_core::codec::chain::ChainError;
 use show::Show;
 
 /// How it ended, as the exit code says it.
@@ -37,6 +41,7 @@ enum End {
     Lost = 3,
     Refused = 4,
     Connection = 5,
+    Differs = 6,
 }
 
 /// Why it could not be done.
@@ -54,10 +59,12 @@ enum Failure {
         written: u64,
         why: Box<Failure>,
     },
-    /// The file of a backup.
-    Backup(BackupError),
+    /// The file of a backup, or one that it goes on from.
+    Backup(ChainError),
     /// A job that did not come to its end.
     Job(String),
+    /// A server of our own that did not start, or ended.
+    Private(String),
     /// One of several nodes.
     Node { address: String, why: Box<Failure> },
 }
@@ -71,12 +78,13 @@ impl Failure {
                 Error::Transport { .. } | Error::Protocol(_) => End::Connection,
                 _ => End::Usage,
             },
+            Failure::Private(_) => End::Connection,
             Failure::Input(_) => End::Usage,
             // Whoever read our output has seen enough.
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => End::Done,
             Failure::Output(_) => End::Usage,
             Failure::Line { why, .. } | Failure::Node { why, .. } => why.end(),
-            Failure::Backup(BackupError::Io(_)) => End::Usage,
+            Failure::Backup(error) if is_io(error) => End::Usage,
             Failure::Backup(_) | Failure::Job(_) => End::Refused,
         }
     }
@@ -86,7 +94,7 @@ impl Failure {
             Failure::Client(Error::Refused(refusal)) => json!(refusal.code.word()),
             Failure::Client(Error::Server { word, .. }) => json!(word),
             Failure::Line { why, .. } | Failure::Node { why, .. } => why.code(),
-            Failure::Backup(BackupError::Io(_)) => Value::Null,
+            Failure::Backup(error) if is_io(error) => Value::Null,
             Failure::Backup(_) => json!(Code::BadBackup.word()),
             _ => Value::Null,
         }
@@ -102,14 +110,30 @@ impl fmt::Display for Failure {
             Failure::Line { line, written, why } => {
                 write!(f, "line {line}: {why} ({written} other lines were written)")
             }
-            Failure::Backup(error @ BackupError::NoKey { .. }) => {
+            Failure::Backup(
+                error @ ChainError::Link {
+                    why: BackupError::NoKey { .. },
+                    ..
+                },
+            ) => {
                 write!(f, "{error} (--key-file, or the variable {})", file::KEYS)
             }
             Failure::Backup(error) => error.fmt(f),
-            Failure::Job(text) => f.write_str(text),
+            Failure::Job(text) | Failure::Private(text) => f.write_str(text),
             Failure::Node { address, why } => write!(f, "{address}: {why}"),
         }
     }
+}
+
+/// The system failed, and not the backup.
+fn is_io(error: &ChainError) -> bool {
+    matches!(
+        error,
+        ChainError::Link {
+            why: BackupError::Io(_),
+            ..
+        }
+    )
 }
 
 impl From<Error> for Failure {
@@ -118,9 +142,15 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<BackupError> for Failure {
-    fn from(error: BackupError) -> Failure {
+impl From<ChainError> for Failure {
+    fn from(error: ChainError) -> Failure {
         Failure::Backup(error)
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(why: BackupError) -> Failure {
+        Failure::Backup(ChainError::Link { parent: None, why })
     }
 }
 
@@ -188,6 +218,9 @@ fn settings(global: &Global) -> Result<Config, Error> {
 }
 
 async fn run(cli: Cli, show: Show) -> Result<End, Failure> {
+    if let Command::Backup(cli::Backup::Drill(args)) = &cli.command {
+        return drill::run(show, args).await;
+    }
     if let Command::Backup(what) = &cli.command {
         if let Some(end) = file::run(show, what)? {
             return Ok(end);

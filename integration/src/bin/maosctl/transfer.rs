@@ -119,7 +119,7 @@ async fn write(client: &Client, number: u64, line: Line, partition: Option<&str>
 }
 
 /// Makes a partition. False if there is one of this name.
-async fn define(client: &Client, defined: &Defined) -> Result<bool, Error> {
+pub(crate) async fn define(client: &Client, defined: &Defined) -> Result<bool, Error> {
     let refused = match client.call(&defined.request(now_ms())).await {
         Ok(_) => return Ok(true),
         Err(error) if error.code() == Some(Code::Exists) => error,
