@@ -41,7 +41,7 @@ pub fn backup<'a, C: Request<'a> + Into<BackupRequest<'a>>>(
     match request {
         BackupRequest::Create(create) => call.reply(&BegunReply(backup::create(&create)?)),
         BackupRequest::Restore(restore) => call.reply(&BegunReply(restoring::begin(&restore)?)),
-        BackupRequest::Status(id) => call.reply(&on_disk(&vault, id)?),
+        BackupRequest::Status(id) => return offload::run(call, move || on_disk(&vault, id)),
         BackupRequest::List => return offload::run(call, move || Ok(BackupsReply(vault.list()))),
         BackupRequest::Verify(id) => {
             // Whoever looks at one without a key is not about to take it for good.

@@ -19,7 +19,6 @@
 //! transaction changes may be in the backup already. (README)
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,13 +32,14 @@ use maos_core::codec::v1::{self, Share};
 use maos_core::keyring::Keyring;
 use maos_core::partition::Place;
 use maos_core::record::Record;
-use maos_core::wire::backup::{BackupCreate, BackupId, JobKind, JobState, StatusReply};
+use maos_core::wire::backup::{BackupCreate, BackupId, JobKind, StatusReply};
 use maos_core::{Code, Refusal, Stamp};
 
 use super::api::{api, raw};
 use super::call::{bytes_of, flags};
 use super::chain::{Chain, Known};
 use super::guard::FAULT;
+use super::jobs::{End, Job, Jobs};
 use super::keys::{Key, Mode};
 use super::lineage::context;
 use super::native::{self, Found};
@@ -59,8 +59,6 @@ const SLICE_EVERY_MS: i64 = 1;
 const AHEAD: usize = 16 << 20;
 /// So many bytes are handed to the thread at once.
 const PARCEL: usize = 128 << 10;
-/// So many jobs are remembered.
-const JOBS_MAX: usize = 64;
 
 /// Whether what is about to change is to be looked at first: as long as there is a walk. A record that goes to another
 /// place without a mark would never get one, and the next backup would take it for one that it has.
@@ -93,19 +91,14 @@ struct Making {
     unsure: Option<usize>,
 }
 
-/// One that was asked for, and what came of it.
-struct Job {
-    id: BackupId,
+/// What is told of one.
+struct Told {
     name: Box<str>,
     instant: Stamp,
-    state: JobState,
-    began: Instant,
-    took: Option<Duration>,
-    error: Option<String>,
     left_out: u64,
     shared: Arc<Shared>,
     /// The log is told if it fails.
-    told: bool,
+    logged: bool,
 }
 
 /// The walk over all keys.
@@ -119,7 +112,7 @@ struct Walk {
 #[derive(Default)]
 struct Backups {
     making: Option<Making>,
-    jobs: VecDeque<Job>,
+    jobs: Jobs<Told>,
     /// It goes on until every record bears the mark, though nobody may want the backup any more.
     walk: Option<Walk>,
     /// A look is arranged for.
@@ -129,7 +122,7 @@ struct Backups {
     /// Keys of other types that the walk has come by.
     natives: Vec<(i32, Box<[u8]>)>,
     /// Ended, and not yet heard of from its thread.
-    ending: Option<Arc<Shared>>,
+    ending: Option<(BackupId, Arc<Shared>)>,
     begun: u64,
     made: u64,
     failed: u64,
@@ -187,7 +180,7 @@ pub fn vault() -> Result<Vault, Refusal> {
 ///
 /// # Errors
 /// If they cannot be used.
-pub fn keys() -> Result<Option<Keyring>, Refusal> {
+pub fn keys() -> Result<Option<Arc<Keyring>>, Refusal> {
     let ring = vault::keys(&config::text(config::BACKUP_KEY_FILE));
     ring.map_err(|why| Refusal::new(Code::Err, why))
 }
@@ -246,7 +239,7 @@ pub fn is_loading() -> bool {
     flags(ptr::null_mut()) & loading != 0
 }
 
-/// A backup that may begin: its file is made, and what it goes on from is open.
+/// A backup that may begin: its file is made, and what it goes on from is open. The file goes if it is not begun.
 pub struct Prepared {
     id: BackupId,
     scribe: Scribe,
@@ -260,7 +253,7 @@ impl Prepared {
     pub fn new(
         name: &str,
         vault: Vault,
-        ring: Option<Keyring>,
+        ring: Option<Arc<Keyring>>,
         may_be_plain: bool,
         parent: Option<Chain>,
     ) -> Result<Prepared, Refusal> {
@@ -280,11 +273,6 @@ impl Prepared {
         };
         Ok(Prepared { id, scribe })
     }
-
-    /// It is not begun: its file goes.
-    pub fn give_up(self) {
-        self.scribe.file.give_up();
-    }
 }
 
 /// Begins a backup of what there is now, or, where it goes on from another one, as soon as that has been read.
@@ -302,7 +290,7 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
                 "the backup {since} is being removed, as maos.backup-keep has it"
             )))
         }
-        Some(since) => Some(Chain::open(&vault, since, keys()?, may_be_plain)?),
+        Some(since) => Some(Chain::open(&vault, since, ring.clone(), may_be_plain)?),
         None => None,
     };
     let same = |p: &Chain| {
@@ -326,19 +314,16 @@ pub fn create(request: &BackupCreate<'_>) -> Result<BackupId, Refusal> {
     )
 }
 
-/// Begins what has been made ready. Where it is not `told` a failure is not logged here.
+/// Begins what has been made ready. Where it is not to be `logged` that it failed, somebody else does.
 ///
 /// # Errors
 /// `BUSY` if one is being made; then its file is gone.
 pub fn start(
     request: &BackupCreate<'_>,
     prepared: Prepared,
-    told: bool,
+    logged: bool,
 ) -> Result<BackupId, Refusal> {
-    if let Err(refusal) = may_begin() {
-        prepared.give_up();
-        return Err(refusal);
-    }
+    may_begin()?;
     let Prepared { id, scribe } = prepared;
     let prefixes: Vec<Box<[u8]>> = request.prefixes.iter().map(|p| Box::from(*p)).collect();
     let name = String::from_utf8_lossy(request.name).into_owned();
@@ -357,17 +342,12 @@ pub fn start(
     };
     let (to, parcels) = mpsc::channel();
     let shared = Arc::new(Shared::default());
-    let job = Job {
-        id,
+    let job = Told {
         name: name.into(),
         instant: Stamp::NONE,
-        state: JobState::Running,
-        began: Instant::now(),
-        took: None,
-        error: None,
         left_out: 0,
         shared: shared.clone(),
-        told,
+        logged,
     };
     let waits = scribe.parent.is_some();
     let heard = shared.clone();
@@ -395,10 +375,7 @@ pub fn start(
             unsure: None,
         });
         b.begun += 1;
-        while b.jobs.len() >= JOBS_MAX {
-            b.jobs.pop_front();
-        }
-        b.jobs.push_back(job);
+        b.jobs.begin(JobKind::Create, id, job);
     });
     if !waits {
         begin(None);
@@ -457,8 +434,8 @@ fn begin(known: Option<Arc<Known>>) {
         head.instant = instant;
         let _ = making.to.send(Parcel::Head(head));
         (making.known, making.names, making.parcel) = (known, names, parcel);
-        if let Some(job) = b.jobs.iter_mut().find(|job| job.id == making.id) {
-            job.instant = instant;
+        if let Some(job) = b.jobs.get_mut(making.id) {
+            job.of.instant = instant;
         }
         // SAFETY: it has no arguments.
         let cursor = unsafe { api!(RedisModule_ScanCursorCreate)() };
@@ -710,7 +687,7 @@ impl Backups {
         let Some(mut making) = self.making.take() else {
             return;
         };
-        self.ending = Some(making.shared.clone());
+        self.ending = Some((making.id, making.shared.clone()));
         match how {
             Ok(()) => {
                 making.send();
@@ -718,7 +695,7 @@ impl Backups {
             }
             Err(why) => {
                 making.shared.cancelled.store(true, Relaxed);
-                self.fail(&making.shared, why);
+                self.fail(making.id, why);
             }
         }
     }
@@ -732,81 +709,36 @@ impl Backups {
     }
 
     /// The job has failed, unless nobody wants it any more.
-    fn fail(&mut self, shared: &Arc<Shared>, why: String) {
-        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, shared);
-        let Some(job) = self.jobs.iter_mut().find(is_it) else {
-            return;
-        };
-        if job.state != JobState::Running {
+    fn fail(&mut self, id: BackupId, why: String) {
+        if !self.jobs.end(id, End::Failed(why)) {
             return;
         }
-        if job.told {
-            log::warning(&format!("the backup {} has failed: {why}", job.id));
-        }
-        job.state = JobState::Failed;
-        job.took = Some(job.began.elapsed());
-        job.error = Some(why);
         self.failed += 1;
+        let logged = self.jobs.get(id).filter(|job| job.of.logged);
+        logged.inspect(|job| job.log_failure());
     }
 
     /// Whether the thread has told what came of it.
     fn hear(&mut self) {
-        let Some(shared) = self
-            .ending
-            .clone()
-            .or(self.making.as_ref().map(|m| m.shared.clone()))
-        else {
+        let making = self.making.as_ref().map(|m| (m.id, m.shared.clone()));
+        let Some((id, shared)) = self.ending.clone().or(making) else {
             return;
         };
         let Some(ended) = locked(&shared.ended).take() else {
             return;
         };
         // Before all was handed over, if it failed.
-        if self
-            .making
-            .as_ref()
-            .is_some_and(|m| Arc::ptr_eq(&m.shared, &shared))
-        {
-            self.making = None;
+        if self.making.take_if(|making| making.id == id).is_some() {
             KEEPS.store(self.walk.is_some(), Relaxed);
         }
         self.ending = None;
-        if let Err(why) = ended {
-            return self.fail(&shared, why);
-        }
-        let is_it = |job: &&mut Job| Arc::ptr_eq(&job.shared, &shared);
-        let Some(job) = self.jobs.iter_mut().find(is_it) else {
-            return;
-        };
-        if job.state != JobState::Running {
-            return;
-        }
-        job.state = JobState::Done;
-        job.took = Some(job.began.elapsed());
-        self.made += 1;
-        self.last_ms = now_us() / 1000;
-    }
-}
-
-impl Job {
-    fn reply(&self) -> StatusReply<'static> {
-        let took = self.took.unwrap_or_else(|| self.began.elapsed());
-        StatusReply {
-            id: self.id,
-            name: self.name.as_bytes().to_vec().into(),
-            kind: JobKind::Create,
-            state: self.state,
-            keys: self.shared.keys.load(Relaxed),
-            bytes: self.shared.bytes.load(Relaxed),
-            instant: self.instant,
-            left_out: self.left_out,
-            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            error: self
-                .error
-                .as_ref()
-                .map(|why| why.clone().into_bytes().into()),
-            restore: None,
-            rollback: None,
+        match ended {
+            Err(why) => self.fail(id, why),
+            Ok(()) if self.jobs.end(id, End::Done) => {
+                self.made += 1;
+                self.last_ms = now_us() / 1000;
+            }
+            Ok(()) => {}
         }
     }
 }
@@ -815,7 +747,14 @@ impl Job {
 pub fn status(id: BackupId) -> Option<StatusReply<'static>> {
     with(|b| {
         b.hear();
-        b.jobs.iter().find(|job| job.id == id).map(Job::reply)
+        let job = b.jobs.get(id)?;
+        let told = &job.of;
+        Some(StatusReply {
+            keys: told.shared.keys.load(Relaxed),
+            bytes: told.shared.bytes.load(Relaxed),
+            left_out: told.left_out,
+            ..job.status(told.name.as_bytes(), told.instant)
+        })
     })
 }
 
@@ -824,10 +763,7 @@ pub fn cancel(id: BackupId) -> bool {
     with(|b| {
         let is_it = b.making.as_ref().is_some_and(|making| making.id == id);
         if is_it {
-            if let Some(job) = b.jobs.iter_mut().find(|job| job.id == id) {
-                job.state = JobState::Cancelled;
-                job.took = Some(job.began.elapsed());
-            }
+            b.jobs.end(id, End::Cancelled);
             b.end(Err("cancelled".into()));
         }
         is_it
@@ -836,10 +772,7 @@ pub fn cancel(id: BackupId) -> bool {
 
 /// Whether the backup with this id is being made.
 pub fn is_making(id: BackupId) -> bool {
-    with(|b| {
-        let running = |job: &Job| job.id == id && job.state == JobState::Running;
-        b.jobs.iter().any(running)
-    })
+    with(|b| b.jobs.get(id).is_some_and(Job::is_running))
 }
 
 fn arm() {
@@ -965,8 +898,8 @@ fn take_native() -> bool {
                 }
             }
             Found::LeftOut => {
-                if let Some(job) = b.jobs.iter_mut().find(|job| job.id == making.id) {
-                    job.left_out += 1;
+                if let Some(job) = b.jobs.get_mut(making.id) {
+                    job.of.left_out += 1;
                 }
             }
             Found::Nothing => {}

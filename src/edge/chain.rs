@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
@@ -27,7 +28,7 @@ struct Link {
 pub struct Chain {
     heads: Heads,
     links: Vec<Link>,
-    ring: Option<Keyring>,
+    ring: Option<Arc<Keyring>>,
 }
 
 /// What the keys of a backup hold, in few bytes: enough to know whether that is what they hold now.
@@ -74,7 +75,7 @@ impl Chain {
     pub fn open(
         vault: &Vault,
         id: BackupId,
-        ring: Option<Keyring>,
+        ring: Option<Arc<Keyring>>,
         may_be_plain: bool,
     ) -> Result<Chain, Refusal> {
         let mut chain = Chain {
@@ -95,7 +96,7 @@ impl Chain {
                 });
             };
             let file = vault.open(path).map_err(bad)?;
-            let reader = Reader::open(&file, chain.ring.as_ref());
+            let reader = Reader::open(&file, chain.ring.as_deref());
             let reader = reader.map_err(|why| bad(told(of_link(n, id, why))))?;
             if reader.key_id().is_none() && !may_be_plain {
                 return Err(bad("the backup is not encrypted, so anybody may have made it: set maos.backup-plain yes to take it all the same"));
@@ -118,7 +119,7 @@ impl Chain {
         let mut file = &link.file;
         file.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
         let id = BackupId(self.heads.found()[n].id);
-        Reader::open(&link.file, self.ring.as_ref()).map_err(|why| told(of_link(n, id, why)))
+        Reader::open(&link.file, self.ring.as_deref()).map_err(|why| told(of_link(n, id, why)))
     }
 
     /// Has `then` called with every key as it is in the newest link, whichever link has it.

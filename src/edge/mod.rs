@@ -21,6 +21,7 @@ pub mod function;
 pub mod guard;
 pub mod index;
 pub mod info;
+pub mod jobs;
 pub mod keys;
 pub mod ledger;
 pub mod lineage;

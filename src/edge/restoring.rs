@@ -7,7 +7,6 @@
 //! or by CANCEL, is begun again, and finds what it has brought back already.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,9 +21,7 @@ use maos_core::partition::{DefineCommand, Definition, Fate, Member};
 use maos_core::record::Record;
 use maos_core::restored::Restored;
 use maos_core::state::Env;
-use maos_core::wire::backup::{
-    BackupId, BackupRestore, JobKind, JobState, RestoreCounts, StatusReply,
-};
+use maos_core::wire::backup::{BackupId, BackupRestore, JobKind, RestoreCounts, StatusReply};
 use maos_core::wire::partition::{Class, PartitionCreate, Terms};
 use maos_core::{Code, Refusal, Stamp, Who};
 
@@ -33,6 +30,7 @@ use super::backup::{is_loading, vault};
 use super::call::flags;
 use super::chain::Chain;
 use super::guard::FAULT;
+use super::jobs::{End, Jobs};
 use super::keys::{is_elsewhere, Key, Mode, ShareKey};
 use super::lineage::{context, Name};
 use super::node::{node, now_us};
@@ -47,9 +45,6 @@ const SLICE_EVERY_MS: i64 = 1;
 /// So many parcels wait at most, each of about so many bytes.
 const PARCELS: usize = 8;
 const PARCEL: usize = 256 << 10;
-/// So many jobs are remembered.
-const JOBS_MAX: usize = 64;
-
 /// What the thread hands over.
 enum Parcel {
     /// The backup is whole, and has so many keys that are wanted.
@@ -83,15 +78,10 @@ struct Doing {
     over: bool,
 }
 
-/// One that was asked for, and what came of it.
-struct Job {
-    id: BackupId,
+/// What is told of one.
+struct Told {
     name: Box<str>,
     instant: Stamp,
-    state: JobState,
-    began: Instant,
-    took: Option<Duration>,
-    error: Option<String>,
     keys: u64,
     bytes: u64,
     counts: RestoreCounts<'static>,
@@ -101,7 +91,7 @@ struct Job {
 struct Restores {
     doing: Option<Doing>,
     interrupted: Option<BackupId>,
-    jobs: VecDeque<Job>,
+    jobs: Jobs<Told>,
 }
 
 struct MainThread(RefCell<Option<Restores>>);
@@ -138,14 +128,9 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
     let chain = Chain::open(&vault, request.id, super::backup::keys()?, may_be_plain)?;
     let head = chain.head();
     let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
-    let job = Job {
-        id,
+    let job = Told {
         name: head.name.clone(),
         instant: head.instant,
-        state: JobState::Running,
-        began: Instant::now(),
-        took: None,
-        error: None,
         keys: 0,
         bytes: 0,
         counts: RestoreCounts::default(),
@@ -181,10 +166,7 @@ pub fn begin(request: &BackupRestore<'_>) -> Result<BackupId, Refusal> {
         return Err(Refusal::new(Code::Err, format!("no thread for it: {e}")));
     }
     with(|r| {
-        while r.jobs.len() >= JOBS_MAX {
-            r.jobs.pop_front();
-        }
-        r.jobs.push_back(job);
+        r.jobs.begin(JobKind::Restore, id, job);
         r.doing = Some(Doing {
             id,
             of: request.id,
@@ -315,18 +297,8 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
 
 fn end(id: BackupId, how: Result<(), String>) {
     with(|r| {
-        let Some(job) = r.jobs.iter_mut().find(|job| job.id == id) else {
-            return;
-        };
-        job.took = Some(job.began.elapsed());
-        match how {
-            Ok(()) => job.state = JobState::Done,
-            Err(why) => {
-                log::warning(&format!("the restore {id} has failed: {why}"));
-                job.state = JobState::Failed;
-                job.error = Some(why);
-            }
-        }
+        r.jobs.end(id, how.into());
+        r.jobs.get(id).inspect(|job| job.log_failure());
     });
 }
 
@@ -348,36 +320,19 @@ pub fn cancel(id: BackupId) -> bool {
         return false;
     };
     doing.leave(false);
-    with(|r| {
-        if let Some(job) = r.jobs.iter_mut().find(|job| job.id == id) {
-            job.took = Some(job.began.elapsed());
-            job.state = JobState::Cancelled;
-        }
-    });
-    true
+    with(|r| r.jobs.end(id, End::Cancelled))
 }
 
 /// How a restore stands that is remembered.
 pub fn status(id: BackupId) -> Option<StatusReply<'static>> {
     with(|r| {
-        let job = r.jobs.iter().find(|job| job.id == id)?;
-        let took = job.took.unwrap_or_else(|| job.began.elapsed());
+        let job = r.jobs.get(id)?;
+        let told = &job.of;
         Some(StatusReply {
-            id,
-            name: job.name.as_bytes().to_vec().into(),
-            kind: JobKind::Restore,
-            state: job.state,
-            keys: job.keys,
-            bytes: job.bytes,
-            instant: job.instant,
-            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            error: job
-                .error
-                .as_ref()
-                .map(|why| why.clone().into_bytes().into()),
-            left_out: 0,
-            restore: Some(job.counts.clone()),
-            rollback: None,
+            keys: told.keys,
+            bytes: told.bytes,
+            restore: Some(told.counts.clone()),
+            ..job.status(told.name.as_bytes(), told.instant)
         })
     })
 }
@@ -468,16 +423,16 @@ impl Doing {
         None
     }
 
-    fn count(&self, then: impl FnOnce(&mut Job)) {
+    fn count(&self, then: impl FnOnce(&mut Told)) {
         with(|r| {
-            if let Some(job) = r.jobs.iter_mut().find(|job| job.id == self.id) {
-                then(job);
+            if let Some(job) = r.jobs.get_mut(self.id) {
+                then(&mut job.of);
             }
         });
     }
 }
 
-impl Job {
+impl Told {
     fn note(&mut self, became: Became, is_key: bool) {
         let n = u64::from(is_key);
         let counts = &mut self.counts;

@@ -18,7 +18,7 @@ use maos_core::record::Record;
 use maos_core::refusal::Quoted;
 use maos_core::rollback::{turn, Turn};
 use maos_core::state::{Decision, Env, WriteCommand};
-use maos_core::wire::backup::{BackupId, JobKind, JobState, RollbackCounts, StatusReply};
+use maos_core::wire::backup::{BackupId, JobKind, RollbackCounts, StatusReply};
 use maos_core::wire::rollback::RollbackTo;
 use maos_core::{Code, Refusal, Stamp, Who};
 
@@ -26,13 +26,14 @@ use super::api::{api, raw};
 use super::call::{bytes_of, flags, Call, Reader};
 use super::guard::FAULT;
 use super::index::Unlisted;
+use super::jobs::{End, Jobs};
 use super::keys::{is_elsewhere, Key, Mode};
 use super::lineage::{context, Name};
 use super::metrics::METRICS;
 use super::node::{node, now_us};
 use super::partitions::Victims;
 use super::restoring::may_change;
-use super::{failpoint, guard, index, log, partitions, pause, propagate};
+use super::{failpoint, guard, index, partitions, pause, propagate};
 use crate::persist;
 
 /// How long one slice takes, and milliseconds from one to the next.
@@ -42,8 +43,6 @@ const SLICE_EVERY_MS: i64 = 2;
 const WAIT_MS: i64 = 20;
 /// So many names are asked for at once.
 const NAMES: usize = 128;
-/// So many jobs are remembered.
-const JOBS_MAX: usize = 64;
 /// So many keys are named whose history does not reach back; names of more bytes than this are not.
 const NAMED_MAX: usize = 16;
 const NAMED_LEN_MAX: usize = 1024;
@@ -98,16 +97,11 @@ impl Drop for Scan {
     }
 }
 
-/// One that was asked for, and what came of it.
-struct Job {
-    id: BackupId,
+/// What is told of one.
+struct Told {
     prefix: Box<[u8]>,
     user: Box<[u8]>,
     at_ms: u64,
-    state: JobState,
-    began: Instant,
-    took: Option<Duration>,
-    error: Option<String>,
     keys: u64,
     bytes: u64,
     counts: RollbackCounts<'static>,
@@ -118,7 +112,7 @@ struct Job {
 #[derive(Default)]
 struct Rollbacks {
     doing: Option<Doing>,
-    jobs: VecDeque<Job>,
+    jobs: Jobs<Told>,
 }
 
 struct MainThread(RefCell<Option<Rollbacks>>);
@@ -162,15 +156,10 @@ pub fn begin(call: &Call<'_>, request: &RollbackTo<'_>) -> Result<BackupId, Refu
         ));
     }
     let id = BackupId(*uuid::Uuid::new_v4().as_bytes());
-    let job = Job {
-        id,
+    let told = Told {
         prefix: request.prefix.into(),
         user: user.clone(),
         at_ms: request.at_ms,
-        state: JobState::Running,
-        began: Instant::now(),
-        took: None,
-        error: None,
         keys: 0,
         bytes: 0,
         counts: RollbackCounts::default(),
@@ -192,10 +181,7 @@ pub fn begin(call: &Call<'_>, request: &RollbackTo<'_>) -> Result<BackupId, Refu
         is_over: false,
     };
     with(|r| {
-        while r.jobs.len() >= JOBS_MAX {
-            r.jobs.pop_front();
-        }
-        r.jobs.push_back(job);
+        r.jobs.begin(JobKind::Rollback, id, told);
         r.doing = Some(doing);
     });
     arm(SLICE_EVERY_MS);
@@ -237,18 +223,8 @@ unsafe extern "C" fn tick(_: *mut raw::RedisModuleCtx, _: *mut c_void) {
 
 fn end(id: BackupId, how: Result<(), String>) {
     with(|r| {
-        let Some(job) = r.jobs.iter_mut().find(|job| job.id == id) else {
-            return;
-        };
-        job.took = Some(job.began.elapsed());
-        match how {
-            Ok(()) => job.state = JobState::Done,
-            Err(why) => {
-                log::warning(&format!("the roll-back {id} has failed: {why}"));
-                job.state = JobState::Failed;
-                job.error = Some(why);
-            }
-        }
+        r.jobs.end(id, how.into());
+        r.jobs.get(id).inspect(|job| job.log_failure());
     });
 }
 
@@ -261,28 +237,31 @@ pub fn disturbed(why: &str) {
 
 /// Ends the roll-back with this id. False if it does not go on.
 pub fn cancel(id: BackupId) -> bool {
-    let doing = with(|r| r.doing.take_if(|doing| doing.id == id));
     with(|r| {
-        let job = r.jobs.iter_mut().find(|job| job.id == id);
-        if let Some(job) = job.filter(|_| doing.is_some()) {
-            job.took = Some(job.began.elapsed());
-            job.state = JobState::Cancelled;
-        }
-    });
-    doing.is_some()
+        let doing = r.doing.take_if(|doing| doing.id == id);
+        doing.is_some() && r.jobs.end(id, End::Cancelled)
+    })
 }
 
 /// Whether it was this user who began the roll-back with this id, if it is remembered.
 pub fn is_of(id: BackupId, user: &[u8]) -> bool {
-    with(|r| r.jobs.iter().any(|job| job.id == id && *job.user == *user))
+    with(|r| r.jobs.get(id).is_some_and(|job| *job.of.user == *user))
 }
 
 /// How a roll-back stands that is remembered. Keys are named that whoever asks `may_read`.
 pub fn status(id: BackupId, may_read: &dyn Fn(&[u8]) -> bool) -> Option<StatusReply<'static>> {
     // Whether it may be read the server is asked: nothing is borrowed then.
     let (mut status, refused) = with(|r| {
-        let job = r.jobs.iter().find(|job| job.id == id)?;
-        Some((job.reply(), job.refused.clone()))
+        let job = r.jobs.get(id)?;
+        let told = &job.of;
+        let instant = Stamp(told.at_ms.saturating_mul(1000));
+        let status = StatusReply {
+            keys: told.keys,
+            bytes: told.bytes,
+            rollback: Some(told.counts.clone()),
+            ..job.status(&told.prefix, instant)
+        };
+        Some((status, told.refused.clone()))
     })?;
     if let Some(counts) = &mut status.rollback {
         counts.beyond_keys.retain(|key| may_read(key));
@@ -293,26 +272,7 @@ pub fn status(id: BackupId, may_read: &dyn Fn(&[u8]) -> bool) -> Option<StatusRe
     Some(status)
 }
 
-impl Job {
-    fn reply(&self) -> StatusReply<'static> {
-        let took = self.took.unwrap_or_else(|| self.began.elapsed());
-        let error = self.error.as_ref();
-        StatusReply {
-            id: self.id,
-            name: self.prefix.to_vec().into(),
-            kind: JobKind::Rollback,
-            state: self.state,
-            keys: self.keys,
-            bytes: self.bytes,
-            instant: Stamp(self.at_ms.saturating_mul(1000)),
-            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            error: error.map(|why| why.clone().into_bytes().into()),
-            left_out: 0,
-            restore: None,
-            rollback: Some(self.counts.clone()),
-        }
-    }
-
+impl Told {
     fn note(&mut self, key: &[u8], became: Became) {
         let counts = &mut self.counts;
         match became {
@@ -417,10 +377,10 @@ impl Doing {
         Came::On
     }
 
-    fn count(&self, then: impl FnOnce(&mut Job)) {
+    fn count(&self, then: impl FnOnce(&mut Told)) {
         with(|r| {
-            if let Some(job) = r.jobs.iter_mut().find(|job| job.id == self.id) {
-                then(job);
+            if let Some(job) = r.jobs.get_mut(self.id) {
+                then(&mut job.of);
             }
         });
     }

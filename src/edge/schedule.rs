@@ -289,7 +289,6 @@ impl Scheduler {
             return State::Waits(since + Duration::from_micros(ready.plan.wait_us));
         };
         if !wanted {
-            prepared.give_up();
             return State::Off;
         }
         let request = BackupCreate {

@@ -182,7 +182,7 @@ pub struct Scribe {
     /// Where that is.
     pub vault: Vault,
     /// The keys that seal it.
-    pub ring: Option<Keyring>,
+    pub ring: Option<Arc<Keyring>>,
     /// What is random about it.
     pub random: [u8; SEAL_RANDOM],
     /// What it goes on from.
@@ -195,16 +195,9 @@ impl Scribe {
     /// # Errors
     /// Why there is no backup.
     pub fn write(mut self, parcels: &Receiver<Parcel>, shared: &Shared) -> Result<(), String> {
-        match self.write_all(parcels, shared) {
-            Ok(()) => {
-                failpoint::hit("backup finish");
-                self.file.finish(&self.vault)
-            }
-            Err(why) => {
-                self.file.give_up();
-                Err(why)
-            }
-        }
+        self.write_all(parcels, shared)?;
+        failpoint::hit("backup finish");
+        self.file.finish(&self.vault)
     }
 
     fn write_all(&mut self, parcels: &Receiver<Parcel>, shared: &Shared) -> Result<(), String> {

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use foldhash::HashMap;
@@ -36,12 +37,13 @@ const YOUNG: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Vault(PathBuf);
 
-/// A backup that is being written.
+/// A backup that is being written. Its file goes with it, unless it is [finished](Unfinished::finish).
 pub struct Unfinished {
     /// Its file.
     pub file: File,
     at: PathBuf,
     to: PathBuf,
+    is_named: bool,
 }
 
 fn told(what: &str, path: &Path, error: &io::Error) -> String {
@@ -102,7 +104,12 @@ impl Vault {
         if !hold(&file) {
             return Err("somebody else holds the new file".into());
         }
-        Ok(Unfinished { file, at, to })
+        Ok(Unfinished {
+            file,
+            at,
+            to,
+            is_named: false,
+        })
     }
 
     /// Unfinished files that nobody holds any more go.
@@ -344,16 +351,20 @@ impl Unfinished {
     ///
     /// # Errors
     /// What the system says; then there is no backup.
-    pub fn finish(self, vault: &Vault) -> Result<(), String> {
+    pub fn finish(mut self, vault: &Vault) -> Result<(), String> {
         let done = self.file.sync_all();
         done.map_err(|e| told("cannot write down", &self.at, &e))?;
         fs::rename(&self.at, &self.to).map_err(|e| told("cannot name", &self.at, &e))?;
+        self.is_named = true;
         vault.settle()
     }
+}
 
-    /// There is to be no backup.
-    pub fn give_up(self) {
-        let _ = fs::remove_file(&self.at);
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.is_named {
+            let _ = fs::remove_file(&self.at);
+        }
     }
 }
 
@@ -361,10 +372,12 @@ impl Unfinished {
 ///
 /// # Errors
 /// If there should be some, and they cannot be used.
-pub fn keys(file: &str) -> Result<Option<Keyring>, String> {
+pub fn keys(file: &str) -> Result<Option<Arc<Keyring>>, String> {
     if let Some(text) = std::env::var_os(KEYS) {
         let ring = Keyring::from_env_text(text.as_encoded_bytes());
-        return ring.map(Some).map_err(|e| format!("{KEYS}: {e}"));
+        return ring
+            .map(|ring| Some(Arc::new(ring)))
+            .map_err(|e| format!("{KEYS}: {e}"));
     }
     if file.is_empty() {
         return Ok(None);
@@ -386,7 +399,7 @@ pub fn keys(file: &str) -> Result<Option<Keyring>, String> {
     read.map_err(|e| bad(e.to_string()))?;
     let ring = Keyring::parse(&text).map_err(|e| bad(e.to_string()));
     text.fill(0);
-    ring.map(Some)
+    ring.map(|ring| Some(Arc::new(ring)))
 }
 
 /// Random bytes that nobody can foretell.

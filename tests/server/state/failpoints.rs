@@ -559,7 +559,14 @@ fn a_panic_over_a_key_that_leaves_parts_the_log_of_the_replica() {
     assert!(!there.run(&line).is_err());
     arm(there, "obey leaves");
     cluster.move_slot(slot_of(b"{o}"), cluster.another(from));
+    // Until it hears where that is it has none.
     eventually(PATIENCE, "it is told", || there.run(&line).is_err());
+    let mut keys = (0..).map(|n| format!("other{n}"));
+    let stays = keys.find(|key| cluster.node_for(key).port() == from.port());
+    cmd!(from.conn(), "MAOS.SET", stays.expect("a key of it"), "1").int();
+    eventually(PATIENCE, "a log begins", || {
+        there.run(&line).code() != "BUSY"
+    });
     assert_eq!((there.run(&line).code(), left(there)), ("DIVERGED", 0));
 }
 
