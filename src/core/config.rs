@@ -167,7 +167,7 @@ pub const SETTINGS: &[Setting] = &[
         min: 0,
         max: 50_000,
         unit: Unit::Micros,
-        meaning: "How much time the background pass (trimming by age, compression) may take out of each 100 milliseconds. 0 stops it.",
+        meaning: "How much time the background pass (trimming by age, compression) may take out of each 100 milliseconds, a tenth of it at a time. While a backup is made it rests. 0 stops it.",
     },
     Setting {
         id: Knob::PauseGuard,

@@ -24,12 +24,17 @@ use super::ledger::{self, Held};
 use super::metrics::METRICS;
 use super::node::{node, now_us, Node};
 use super::{
-    bus, failpoint, guard, index, listeners, log, members, partitions, pause, propagate, schedule,
+    backup, bus, failpoint, guard, index, listeners, log, members, partitions, pause, propagate,
+    schedule,
 };
 use crate::persist;
 
 /// Milliseconds from one step to the next.
 const PERIOD_MS: i64 = 100;
+/// What a step may take for the pass is taken in pieces: whoever asks for something waits for one at most. How long each
+/// takes, if that is enough, and milliseconds from one to the next.
+const PIECE: Duration = Duration::from_micros(100);
+const PIECE_MS: i64 = 10;
 /// A pass over all keys begins no sooner than so many steps after the one before.
 const PASS_STEPS: u64 = 10;
 /// Steps between two looks at who listens.
@@ -67,6 +72,8 @@ pub fn start(ctx: *mut raw::RedisModuleCtx) {
         steps: Cell::new(0),
         began: Cell::new(1),
         hurries: Cell::new(false),
+        left: Cell::new(Duration::ZERO),
+        is_piecing: Cell::new(false),
         audit: Cell::new(Audit::None),
     });
     let pass = Box::into_raw(pass);
@@ -102,6 +109,10 @@ struct Pass {
     began: Cell<u64>,
     /// Something waits for its end.
     hurries: Cell<bool>,
+    /// What is left to this step.
+    left: Cell<Duration>,
+    /// The next piece is arranged for.
+    is_piecing: Cell<bool>,
     audit: Cell<Audit>,
 }
 
@@ -124,6 +135,13 @@ unsafe extern "C" fn tick(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
     // SAFETY: made by `start`, never freed, used on this thread only.
     guard::run(|| unsafe { &*pass.cast::<Pass>() }.step(ctx));
     arm(ctx, pass.cast());
+}
+
+unsafe extern "C" fn piece(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
+    // SAFETY: made by `start`, never freed, used on this thread only.
+    let pass = unsafe { &*pass.cast::<Pass>() };
+    pass.is_piecing.set(false);
+    guard::run(|| pass.piece(ctx));
 }
 
 unsafe extern "C" fn hurry(ctx: *mut raw::RedisModuleCtx, pass: *mut c_void) {
@@ -165,8 +183,26 @@ impl Pass {
         schedule::tick();
         self.look_for_hurry(ctx);
         let budget = Duration::from_micros(node().limits.background_us);
-        if !self.hurries.get() && !budget.is_zero() && self.steps.get() >= self.began.get() {
-            self.walk(ctx, budget);
+        // A backup that is made takes its own time out of the server's, and looks at all keys too: one at a time.
+        let is_free = !self.hurries.get() && !backup::keeps();
+        if is_free && !budget.is_zero() && self.steps.get() >= self.began.get() {
+            self.left.set(budget);
+            self.piece(ctx);
+        }
+    }
+
+    /// Walks for a piece of what is left to the step, and arranges for the next.
+    fn piece(&self, ctx: *mut raw::RedisModuleCtx) {
+        let whole = Duration::from_micros(node().limits.background_us);
+        let pieces = u32::try_from(PERIOD_MS / PIECE_MS).unwrap_or(1);
+        let takes = self.left.get().min(PIECE.max(whole / pieces));
+        self.left.set(self.left.get().saturating_sub(takes));
+        if self.hurries.get() || backup::keeps() || takes.is_zero() || !self.walk(ctx, takes) {
+            self.left.set(Duration::ZERO);
+        } else if !self.left.get().is_zero() && !self.is_piecing.replace(true) {
+            let data = ptr::from_ref(self).cast_mut().cast();
+            // SAFETY: a context of the server; the pass is never freed.
+            unsafe { api!(RedisModule_CreateTimer)(ctx, PIECE_MS, Some(piece), data) };
         }
     }
 

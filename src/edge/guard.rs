@@ -37,12 +37,24 @@ pub const FAULT: &str = "a fault of its own; the server's log says where";
 /// As [`run`], for what a thread of ours does. Changes are applied in the server's thread alone: whether one is at this
 /// moment says nothing of a panic in another.
 pub fn run_in_thread<T>(work: impl FnOnce() -> T) -> Option<T> {
+    give_way();
     let done = catch_unwind(AssertUnwindSafe(work));
     done.map_err(|payload| {
         std::mem::forget(payload);
         METRICS.panics.one();
     })
     .ok()
+}
+
+/// This thread, when it wakes up, does not take the core of one that is at work: of the server's, which has woken it by
+/// handing it something. Where the system knows no such thing it does.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        let usual = libc::sched_param { sched_priority: 0 };
+        // SAFETY: of this thread; the parameter lives through the call. A system that refuses leaves it as it is.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const usual) };
+    }
 }
 
 /// Runs what cannot fail: the application of a decided change.

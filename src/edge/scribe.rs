@@ -2,7 +2,7 @@
 //! handed over: entries in a few bytes more than their own, many of them at once.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -218,7 +218,7 @@ impl Scribe {
             Some(ring) => Sealer::with_key(ring.active(), &self.random),
             None => Sealer::plain(),
         };
-        let out = BufWriter::with_capacity(1 << 20, &self.file.file);
+        let out = BufWriter::with_capacity(PIECE, Pieces(&self.file.file));
         let mut writer = Writer::create(out, head, sealer).map_err(|e| e.to_string())?;
         let mut elements = ElementsBuf::default();
         loop {
@@ -241,9 +241,26 @@ impl Scribe {
     }
 }
 
+/// So many bytes are given to the system at once: while it takes them the thread cannot be put off its core on many a
+/// system, and whoever asks the server would wait for that.
+const PIECE: usize = 64 << 10;
+
+/// A file that takes a piece at a time.
+struct Pieces<'f>(&'f File);
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(&bytes[..bytes.len().min(PIECE)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Writes one parcel down.
 fn put(
-    writer: &mut Writer<BufWriter<&File>>,
+    writer: &mut Writer<BufWriter<Pieces<'_>>>,
     elements: &mut ElementsBuf,
     bytes: &[u8],
     shared: &Shared,
