@@ -306,6 +306,32 @@ fn whatever_happens_after_the_instant_is_not_in_it() {
     }
 }
 
+/// A key that goes to make room for another one after the instant is in it as it was, with the time at which it would expire.
+#[test]
+fn what_makes_room_meanwhile_is_in_it() {
+    let server = plain(&[]);
+    let conn = &mut server.conn();
+    conn.run("MAOS.PARTITION CREATE p BYTES 8000 PREFIX e: ONFULL evict")
+        .int();
+    let names = ["e:0", "e:1", "e:2"];
+    for name in names {
+        let long = "x".repeat(1500);
+        cmd!(conn, "MAOS.SET", name, long, "PX", "100000000").int();
+    }
+    let held = picture(conn, &names);
+    let write = format!("MAOS.SET e:new {}", "y".repeat(4500));
+    let done = conn.pipeline(&["MAOS.BACKUP CREATE b", &write]);
+    assert!(!done[1].is_err(), "{}", done[1]);
+    assert!(conn.run("EXISTS e:0 e:1 e:2").int() < 3);
+    let id = done[0].text().to_owned();
+    assert_eq!(ended(conn, &id).field("state").text(), "done");
+    let other = plain(&[]);
+    carry(&server, &other, &id);
+    let there = &mut other.conn();
+    restored(there, &id, "");
+    assert_eq!(picture(there, &names), held);
+}
+
 /// What comes to its time while the backup is made is in it with that time, or not at all: never as if it lasted.
 #[test]
 fn what_expires_meanwhile_does_not_come_back_to_stay() {
