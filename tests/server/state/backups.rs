@@ -806,6 +806,11 @@ fn only_who_may_save_may_make_and_restore_backups() {
     assert_eq!(keeper.run("MAOS.BACKUP LIST").array().len(), 0);
 }
 
+/// At so many moments of each kind a server is killed.
+fn kills() -> u64 {
+    number("MAOS_TEST_KILLS").unwrap_or(20)
+}
+
 /// Killed at any moment it leaves no file that passes for a backup, and what it left is swept up.
 #[test]
 fn a_kill_leaves_no_half_of_a_backup() {
@@ -817,8 +822,7 @@ fn a_kill_leaves_no_half_of_a_backup() {
         conn.run("SAVE").ok();
     }
     let mut rng = Rng::new(now_us());
-    let kills = number("MAOS_TEST_KILLS").unwrap_or(6);
-    for _ in 0..kills {
+    for _ in 0..kills() {
         let conn = &mut server.conn();
         let id = conn.run("MAOS.BACKUP CREATE b").text().to_owned();
         std::thread::sleep(Duration::from_micros(rng.below(120_000) as u64));
@@ -857,7 +861,7 @@ fn a_restore_that_was_killed_is_begun_again() {
         id
     };
     let mut rng = Rng::new(now_us());
-    for _ in 0..3 {
+    for _ in 0..kills() {
         let job = cmd!(server.conn(), "MAOS.BACKUP", "RESTORE", &id)
             .text()
             .to_owned();
@@ -1217,6 +1221,36 @@ fn incremental_backups_are_as_good_as_full_ones() {
     assert!(refused.err().contains("prefixes"), "{refused}");
     let refused = cmd!(conn, "MAOS.BACKUP", "CREATE", "x", "SINCE", "0".repeat(32));
     assert_eq!(refused.code(), "NOTFOUND", "{refused}");
+}
+
+/// Not even a link of which no key is needed may be damaged.
+#[test]
+fn a_link_of_which_nothing_is_needed_has_to_be_whole_too() {
+    let server = plain(&[]);
+    let conn = &mut server.conn();
+    let write = |conn: &mut Conn| {
+        for n in 0..50 {
+            cmd!(conn, "MAOS.SET", format!("k{n}"), now_us().to_string()).int();
+        }
+    };
+    write(conn);
+    let full = backup(conn, "full");
+    write(conn);
+    let id = cmd!(conn, "MAOS.BACKUP", "CREATE", "link", "SINCE", &full)
+        .text()
+        .to_owned();
+    assert_eq!(ended(conn, &id).field("state").text(), "done");
+    let path = file_of(&server, &full);
+    let mut bytes = fs::read(&path).expect("the file");
+    let at = bytes.len() - 40;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).expect("the damage");
+    conn.run("FLUSHALL").ok();
+    let job = cmd!(conn, "MAOS.BACKUP", "RESTORE", &id).text().to_owned();
+    let status = ended(conn, &job);
+    assert_eq!(status.field("state").text(), "failed", "{status}");
+    assert!(status.field("error").text().contains(&full), "{status}");
+    assert_eq!(conn.run("DBSIZE").int(), 0);
 }
 
 #[test]
