@@ -810,6 +810,160 @@ async fn a_resumption_hears_of_slots_that_moved_meanwhile_in_order() {
     assert_eq!(event(next(&mut again).await).version, last);
 }
 
+/// The shard that has a slot by the word of a checkpoint.
+fn shard_in(checkpoint: &Checkpoint, slot: u16) -> Option<String> {
+    let text = checkpoint.to_string();
+    text.split(',').find_map(|shard| {
+        let (cursor, ranges) = shard.split_once('@')?;
+        let has = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            (first.parse().unwrap()..=last.parse().unwrap()).contains(&slot)
+        };
+        let name = cursor.split('=').next()?;
+        ranges.split('+').any(has).then(|| name.to_owned())
+    })
+}
+
+/// A checkpoint says which slots were whose when it was taken, not when the subscription began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_knows_whose_slots_were_whose() {
+    let mut setup = ClusterSetup::new(3, 0);
+    setup.node = setup.node.with(&long_history());
+    let cluster = setup.start();
+    let client = of_cluster(&cluster).await;
+    let options = WatchOptions::new().count(10);
+    let key = "w:{9}";
+    let slot = slot_of(key.as_bytes());
+    let origin = cluster.node_for(key);
+    let other = cluster.another(origin);
+    let move_to = |to: &Server| tokio::task::block_in_place(|| cluster.move_slot(slot, to));
+    let mut changes = client.watch(&["*"], &options).await.unwrap();
+    let at_first = shard_in(changes.checkpoint(), slot);
+    assert!(at_first.is_some());
+    move_to(other);
+    let version = client.set(key, "v", SetOptions::new()).await.unwrap();
+    assert_eq!(event(next(&mut changes).await).version, version);
+    let start = Instant::now();
+    while shard_in(changes.checkpoint(), slot) == at_first {
+        assert!(start.elapsed() < LATE, "{}", changes.checkpoint());
+        let _ = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
+    }
+    let kept = changes.checkpoint().clone();
+    drop(changes);
+    let mut made = vec![];
+    let mut tags = (10..).map(|n| format!("{{{n}}}"));
+    let tag = tags.find(|tag| cluster.node_for(tag).port() == other.port());
+    for n in 0..1_000_u64 {
+        let busy = format!("{}{n}", tag.as_ref().unwrap());
+        client.set(&busy, "v", SetOptions::new()).await.unwrap();
+    }
+    for there in [other, origin] {
+        for n in 0..30_u64 {
+            let set = client.set(key, n.to_string(), SetOptions::new());
+            made.push(set.await.unwrap());
+        }
+        if there.port() == other.port() {
+            assert_eq!(other.conn().run("DEL w:{9}").int(), 1);
+            move_to(origin);
+        }
+    }
+    let mut again = client.watch_from(&["*"], &options, &kept).await.unwrap();
+    let mut told = vec![];
+    while told.len() < 61 {
+        let event = event(next(&mut again).await);
+        if name(&event) == key {
+            told.push(event);
+        }
+    }
+    assert_eq!(told.remove(30).event, Event::Deleted);
+    let told: Vec<Version> = told.iter().map(|event| event.version).collect();
+    assert_eq!(told, made);
+}
+
+/// The keys of all masters, then the word that these were all, then what happens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_a_cluster_ends_once_all_masters_have_told_theirs() {
+    let cluster = Cluster::start(3, 0);
+    let client = of_cluster(&cluster).await;
+    let mut all = BTreeSet::new();
+    for n in 0..3_000 {
+        // Most of them at one master, which takes the longest.
+        let tag = if n % 30 == 0 { n } else { 1 };
+        let key = format!("s:{{{tag}}}{n}");
+        client.set(&key, "v", SetOptions::new()).await.unwrap();
+        all.insert(key.into_bytes());
+    }
+    let snapshot = client.watch_from_snapshot("s:", &WatchOptions::new()).await;
+    let mut snapshot = snapshot.unwrap();
+    let version = client.set("s:new", "v", SetOptions::new()).await.unwrap();
+    let mut present = BTreeSet::new();
+    loop {
+        match next(&mut snapshot).await {
+            WatchItem::Present(key) => assert!(present.insert(key.key)),
+            WatchItem::SnapshotEnd => break,
+            other => panic!("{other:?} before the end of the snapshot"),
+        }
+    }
+    // It was there already, or it comes.
+    if !present.remove(&b"s:new"[..]) {
+        assert_eq!(event(next(&mut snapshot).await).version, version);
+    }
+    assert_eq!(present, all);
+    let version = client.set("s:new", "w", SetOptions::new()).await.unwrap();
+    assert_eq!(event(next(&mut snapshot).await).version, version);
+}
+
+/// A master that gets its first slots while somebody listens is heard from its beginning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_comes_is_heard_from_its_beginning() {
+    let cluster = Cluster::start(4, 0);
+    let client = of_cluster(&cluster).await;
+    // The last of them has no slots.
+    let (first, last) = (cluster.master(0), cluster.master(3));
+    tokio::task::block_in_place(|| {
+        // Whoever has them first, or it would say so again.
+        for node in cluster.nodes.iter().rev() {
+            node.conn().run("CLUSTER DELSLOTSRANGE 12288 16383").ok();
+        }
+        let mut conn = first.conn();
+        eventually(PATIENCE, "they are another one's", || {
+            conn.run("CLUSTER DELSLOTSRANGE 12288 16383");
+            !conn.run("CLUSTER ADDSLOTSRANGE 12288 16383").is_err()
+        });
+        // So that all believe it.
+        conn.run("CLUSTER BUMPEPOCH");
+        cluster.wait_ok();
+        eventually(PATIENCE, "all know it", || {
+            let knows = |node: &Server| {
+                let slots = node.conn().run("CLUSTER SLOTS");
+                let port = |range: &crate::harness::Reply| range.array()[2].array()[1].int();
+                slots
+                    .array()
+                    .iter()
+                    .all(|r| port(r) != i64::from(last.port()))
+            };
+            cluster.nodes.iter().all(knows)
+        });
+    });
+    let mut tags = (0..).map(|n| format!("n:{{{n}}}"));
+    let key = tags.find(|key| slot_of(key.as_bytes()) < 4_000).unwrap();
+    let mut changes = client.watch(&["n:*"], &WatchOptions::new()).await.unwrap();
+    let mut made = vec![];
+    for n in 0..60_u64 {
+        if n == 30 {
+            let slot = slot_of(key.as_bytes());
+            tokio::task::block_in_place(|| cluster.move_slot(slot, last));
+        }
+        let set = client.set(&key, n.to_string(), SetOptions::new());
+        made.push(set.await.unwrap());
+    }
+    let mut told = vec![];
+    while told.len() < made.len() {
+        told.push(event(next(&mut changes).await).version);
+    }
+    assert_eq!(told, made);
+}
+
 /// The same with masters that are killed: what their replicas had not heard of is lost, and told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_master_took_with_it_is_a_gap() {
