@@ -50,6 +50,13 @@ fn next_readable<'n>(name: &'n [u8], readable: &'n [Vec<u8>]) -> Option<&'n [u8]
     later.min()
 }
 
+/// Whether there is a key of this name still: its time may be over, and the name not be gone yet.
+fn is_there(keys: &mut impl Keyspace, name: &[u8]) -> bool {
+    let mut is_there = false;
+    keys.look(name, &mut |_, _| is_there = true);
+    is_there
+}
+
 impl Range<'_> {
     /// The keys that are asked for.
     ///
@@ -97,10 +104,14 @@ impl Range<'_> {
                         Some(_) => continue,
                     }
                 }
-                if reply.keys.len() >= self.most() || bytes >= BYTES || looked >= LISTED_LOOKED_AT {
+                let is_full = reply.keys.len() >= self.most() || bytes >= BYTES;
+                if looked >= LISTED_LOOKED_AT || is_full && is_there(keys, &name) {
                     break 'more;
                 }
                 (looked, hidden) = (looked + 1, 0);
+                if is_full {
+                    continue;
+                }
                 keys.look(&name, &mut |record, ttl_ms| {
                     if let Some(one) = self.show(&name, record, ttl_ms) {
                         bytes += size(&one);

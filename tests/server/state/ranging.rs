@@ -553,3 +553,25 @@ fn bad_listings_are_refused_with_what_is_wrong() {
     }
     assert!(conn.run("MAOS.RANGE").is_err());
 }
+
+/// Where only keys follow whose time is over there is no more, though they are not removed yet.
+#[test]
+fn a_page_is_the_last_where_only_keys_follow_whose_time_is_over() {
+    let server = Server::start();
+    let conn = &mut server.conn();
+    conn.run("DEBUG SET-ACTIVE-EXPIRE 0").ok();
+    for key in ["a1", "a2", "b1"] {
+        conn.run(&format!("MAOS.SET {key} v")).int();
+    }
+    for key in ["a3", "a4"] {
+        conn.run(&format!("MAOS.SET {key} v PX 1")).int();
+    }
+    // To look at them would remove them.
+    conn.run("DEBUG SLEEP 0.01").ok();
+    let page = conn.run("MAOS.RANGE a COUNT 2");
+    assert!(page.array()[0].is_nil(), "{page}");
+    let page = conn.run("MAOS.RANGE a COUNT 1");
+    assert_eq!(page.array()[0].text(), "a1");
+    let page = conn.run("MAOS.RANGE '' COUNT 2");
+    assert_eq!(page.array()[0].text(), "a2");
+}
