@@ -229,6 +229,8 @@ impl Order {
     /// An event of this shard's log, of a slot that is `owner`'s by what is known.
     pub(crate) fn take(&mut self, shard: ShardId, event: KeyEvent, owner: Option<ShardId>) -> Turn {
         let Some(key) = &event.key else {
+            // All keys of a shard went: those that come again are news, whatever their versions.
+            self.recent = Recent::default();
             return Turn::Now(event);
         };
         let slot = Slot::for_key(key);
@@ -578,6 +580,20 @@ mod tests {
         order.ends(1, 2, Version::NONE);
         order.ends(2, 2, Version::NONE);
         assert_eq!(versions(order.release()), [3]);
+    }
+
+    #[test]
+    fn what_comes_again_after_a_flush_is_news() {
+        let mut order = order(2);
+        assert_eq!(order.take(A, updated(4), Some(A)), Turn::Now(updated(4)));
+        let mut flushed = event(Event::Flushed, "", 5);
+        flushed.key = None;
+        assert_eq!(order.take(A, flushed.clone(), None), Turn::Now(flushed));
+        let came = event(Event::Restored, "x", 4);
+        assert_eq!(order.take(A, came.clone(), Some(A)), Turn::Later);
+        assert_eq!(order.take_questions(), [(B, 1)]);
+        order.ends(B, 1, Version::NONE);
+        assert_eq!(order.release().0, [came]);
     }
 
     #[test]
